@@ -1,0 +1,138 @@
+# Cairn. `make help` lists the targets. Sources are found by folder: a new .c file needs no change here.
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+	@echo "variables: SAN=address,undefined|thread  V=1  BUILD=dir  CFLAGS  PREFIX  DESTDIR  WERROR=0"
+
+# --- configuration -------------------------------------------------------------------------------------------------
+CC       = gcc
+AR       = gcc-ar
+V       ?= 0
+Q        = $(if $(filter 1,$V),,@)
+SAN     ?=
+WERROR  ?= 1
+CONFIG   = $(if $(SAN),san-$(firstword $(subst $(comma), ,$(SAN))),release)
+comma   := ,
+BUILD   ?= build/$(CONFIG)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION := 0.1.0
+ABI     := 0
+
+CFLAGS  ?= -O2 -g
+WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Wpointer-arith -Wvla -Wundef \
+           $(if $(filter 1,$(WERROR)),-Werror)
+ALLFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fvisibility=hidden -fno-omit-frame-pointer -pthread -MMD -MP $(WARN) \
+           -DCAIRN_VERSION='"$(VERSION)"' -DCAIRN_DATADIR='"$(PREFIX)/share/cairn"' \
+           $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) $(CFLAGS)
+LDALL    = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+
+LIBS_IPC     = -lzmq -lmsgpackc -lxxhash
+LIBS_KERNELS = -ldnnl -lm
+LIBS_BROKER  = -llmdb -luring
+LIBS_WORKER  = -lpcre2-8 -ljansson
+LIBS_TOOLS   = -ljansson
+LIBS_CHECK   = -lcheck_pic -lsubunit -lrt -lm
+
+# --- sources -------------------------------------------------------------------------------------------------------
+src          = $(sort $(wildcard $1/*.c))
+obj          = $(patsubst %.c,$(BUILD)/obj/%.o,$1)
+IPC_OBJ     := $(call obj,$(call src,ipc))
+KERNELS_OBJ := $(call obj,$(call src,kernels))
+CLIENT_OBJ  := $(call obj,$(call src,client))
+BROKER_OBJ  := $(call obj,$(filter-out broker/main.c,$(call src,broker)))
+WORKER_OBJ  := $(call obj,$(filter-out tools/worker/main.c,$(call src,tools/worker)))
+TOOLS_OBJ   := $(call obj,$(filter-out tools/cairn.c,$(call src,tools)))
+SUPPORT_OBJ := $(call obj,$(call src,tests/support))
+UNIT_TESTS  := $(patsubst %.c,$(BUILD)/%,$(call src,tests/unit) $(call src,tests/kernels))
+SYS_TESTS   := $(patsubst %.c,$(BUILD)/%,$(call src,tests/system))
+
+LIBDIR       = $(BUILD)/lib
+BINDIR       = $(BUILD)/bin
+A_IPC        = $(LIBDIR)/libcrn_ipc.a
+A_KERNELS    = $(LIBDIR)/libcrn_kernels.a
+A_BROKER     = $(LIBDIR)/libcrn_broker.a
+A_WORKER     = $(LIBDIR)/libcrn_worker.a
+A_TOOLS      = $(LIBDIR)/libcrn_tools.a
+A_SUPPORT    = $(LIBDIR)/libcrn_support.a
+A_CAIRN      = $(LIBDIR)/libcairn.a
+SO_CAIRN     = $(LIBDIR)/libcairn.so.$(VERSION)
+PROGRAMS     = $(if $(wildcard broker/main.c),$(BINDIR)/cairnd) $(if $(wildcard tools/cairn.c),$(BINDIR)/cairn) \
+               $(if $(wildcard tools/worker/main.c),$(BINDIR)/cairn-worker)
+LIBRARIES    = $(if $(wildcard client/*.c),$(A_CAIRN) $(SO_CAIRN))
+
+all: $(LIBRARIES) $(PROGRAMS) ## broker, library, worker, CLI
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+$(BUILD)/obj/kernels/%.o: CFLAGS := $(filter-out -O2,$(CFLAGS)) -O3
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)$(CC) $(ALLFLAGS) -c $< -o $@
+
+define archive
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  AR    $(@F)")
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+endef
+define link
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $(@F)")
+	$(Q)$(CC) $(LDALL) -o $@ $(filter %.o %.a,$^) $1
+endef
+
+$(A_IPC): $(IPC_OBJ)             ; $(archive)
+$(A_KERNELS): $(KERNELS_OBJ)     ; $(archive)
+$(A_BROKER): $(BROKER_OBJ)       ; $(archive)
+$(A_WORKER): $(WORKER_OBJ)       ; $(archive)
+$(A_TOOLS): $(TOOLS_OBJ)         ; $(archive)
+$(A_SUPPORT): $(SUPPORT_OBJ)     ; $(archive)
+$(A_CAIRN): $(CLIENT_OBJ) $(IPC_OBJ) ; $(archive)
+
+$(SO_CAIRN): $(CLIENT_OBJ) $(IPC_OBJ) client/cairn.map
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  LD    $(@F)")
+	$(Q)$(CC) $(LDALL) -shared -Wl,-soname,libcairn.so.$(ABI) -Wl,--version-script=client/cairn.map -Wl,--no-undefined \
+	    -o $@ $(filter %.o,$^) $(LIBS_IPC)
+	$(Q)ln -sf $(@F) $(LIBDIR)/libcairn.so.$(ABI) && ln -sf libcairn.so.$(ABI) $(LIBDIR)/libcairn.so
+
+$(BINDIR)/cairnd: $(BUILD)/obj/broker/main.o $(A_BROKER) $(A_KERNELS) $(A_IPC)
+	$(call link,$(LIBS_BROKER) $(LIBS_KERNELS) $(LIBS_IPC))
+$(BINDIR)/cairn: $(BUILD)/obj/tools/cairn.o $(A_TOOLS) $(A_CAIRN)
+	$(call link,$(LIBS_TOOLS) $(LIBS_IPC) -lm)
+$(BINDIR)/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
+	$(call link,$(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
+
+TEST_LIBS = $(A_SUPPORT) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(BROKER_OBJ),$(A_BROKER)) \
+            $(if $(CLIENT_OBJ),$(A_CAIRN)) $(if $(KERNELS_OBJ),$(A_KERNELS)) $(A_IPC)
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
+	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
+
+# --- tests ---------------------------------------------------------------------------------------------------------
+DEPS_STAMP = build/.deps
+$(DEPS_STAMP): tools/dev/install-deps.sh
+	$(Q)mkdir -p build && tools/dev/install-deps.sh build && touch $@
+model: ## fetch the model (SHA-256 checked, resumable)
+	$(Q)tools/dev/fetch-model.sh
+deps: $(DEPS_STAMP) ## install what is missing from Debian 12
+
+check: $(DEPS_STAMP) ## build and run all tests but the long system tests
+	$(Q)tools/dev/fetch-model.sh
+	$(Q)$(MAKE) --no-print-directory run-check
+run-check: all $(UNIT_TESTS) $(SYS_TESTS)
+	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(UNIT_TESTS) $(SYS_TESTS)
+check-system: $(DEPS_STAMP) ## the long runs: kills, full disks, many seeds
+	$(Q)tools/dev/fetch-model.sh
+	$(Q)CRN_LONG=1 $(MAKE) --no-print-directory run-check
+san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check
+tsan: ## `check` under ThreadSanitizer
+	$(Q)$(MAKE) --no-print-directory SAN=thread check
+
+clean: ## remove everything built
+	rm -rf build
+
+-include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
+.PHONY: help all model deps check run-check check-system san tsan clean
+.SECONDARY:
