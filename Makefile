@@ -22,7 +22,7 @@ ABI     := 0
 CFLAGS  ?= -O2 -g
 WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wconversion -Wpointer-arith -Wvla -Wundef \
            $(if $(filter 1,$(WERROR)),-Werror)
-ALLFLAGS = -std=c11 -D_GNU_SOURCE -I. -fPIC -fvisibility=hidden -fno-omit-frame-pointer -pthread -MMD -MP $(WARN) \
+ALLFLAGS = -std=c11 -D_GNU_SOURCE -I. -Iipc -fPIC -fvisibility=hidden -fno-omit-frame-pointer -pthread -MMD -MP $(WARN) \
            -DCAIRN_VERSION='"$(VERSION)"' -DCAIRN_DATADIR='"$(PREFIX)/share/cairn"' \
            $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) $(CFLAGS)
 LDALL    = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
