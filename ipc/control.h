@@ -52,6 +52,8 @@ int crn_control_check(const struct crn_mem *mem);
 /* NULL when slot is out of range. */
 struct crn_control_slot *crn_control_slot_at(const struct crn_mem *mem, uint32_t slot);
 
+/* Broker: starts a lease on a free slot: its first n_words words become PENDING. Returns the lease's epoch. */
+uint32_t crn_control_begin_lease(struct crn_control_slot *slot, uint32_t n_words);
 /* Broker: publishes a word's value and wakes all waiters. */
 void crn_control_set(struct crn_control_slot *slot, uint32_t word, enum crn_progress value);
 /* Broker: ends the lease of the slot: epoch + 1, all waiters woken. */
