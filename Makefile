@@ -110,21 +110,19 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
 # --- tests ---------------------------------------------------------------------------------------------------------
-DEPS_STAMP = build/.deps
-$(DEPS_STAMP): tools/dev/install-deps.sh
-	$(Q)mkdir -p build && tools/dev/install-deps.sh build && touch $@
-model: ## fetch the model (SHA-256 checked, resumable)
-	$(Q)tools/dev/fetch-model.sh
-deps: $(DEPS_STAMP) ## install what is missing from Debian 12
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
-check: $(DEPS_STAMP) ## build and run all tests but the long system tests
+deps: ## install what is missing from Debian 12
+	$(Q)tools/dev/install-deps.sh
+model: deps ## fetch the model (SHA-256 checked, resumable)
 	$(Q)tools/dev/fetch-model.sh
-	$(Q)$(MAKE) --no-print-directory run-check
+
+check: model ## build and run all tests but the long system tests
+	$(Q)$(MAKE) --no-print-directory $(JOBS) run-check
 run-check: all $(UNIT_TESTS) $(SYS_TESTS)
 	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(UNIT_TESTS) $(SYS_TESTS)
-check-system: $(DEPS_STAMP) ## the long runs: kills, full disks, many seeds
-	$(Q)tools/dev/fetch-model.sh
-	$(Q)CRN_LONG=1 $(MAKE) --no-print-directory run-check
+check-system: model ## the long runs: kills, full disks, many seeds
+	$(Q)CRN_LONG=1 $(MAKE) --no-print-directory $(JOBS) run-check
 san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check
 tsan: ## `check` under ThreadSanitizer
