@@ -325,7 +325,7 @@ static void spell_byte(uint32_t byte, char out[3])
 /* Letters that the first ids spell, in this order; "\304\240" below is the letter of a space. */
 static const char first_bytes[] = "\n abcdefghijklmnopqrstuvwxyz0123456789.,?!:;-'\"()";
 static const char *const merges[] = { "t h",  "th e",       "i n",        "\304\240 the",
-                                      "a n",  "an d",       "\304\240 a", "\304\240a nd" };
+                                      "a n",  "an d",       "\304\240 a", "\304\240 and" };
 static const char *const merged[] = { "th",   "the",        "in",         "\304\240the",
                                       "an",   "and",        "\304\240a",  "\304\240and" };
 #define N_MERGES (sizeof merges / sizeof *merges)

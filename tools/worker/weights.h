@@ -68,6 +68,7 @@ struct crn_weights {
     const float *output_norm; /* [hidden] */
     struct crn_matrix output; /* [vocab][hidden] */
     struct crn_layer_weights *layers;
+    struct cairn_digest digest; /* XXH3-128 of the base file, then of each adapter: file bytes, scale (f32 LE) */
     struct crn_gguf_str foundation; /* general.basename, else general.name, else empty */
     struct crn_gguf *base;
     struct crn_adapter adapters[CRN_MAX_ADAPTERS];
