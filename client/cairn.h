@@ -116,7 +116,7 @@ struct cairn_query {
 };
 #define CAIRN_QUERY_INIT { sizeof(struct cairn_query), 0, 0, 0, 0, 0, { 0 } }
 #define CAIRN_QUERY_EXACT_ONLY 1u /* this model's own entries only */
-#define CAIRN_QUERY_INSPECT 2u    /* all payloads of an entry, whatever its class: for tools and compression */
+#define CAIRN_QUERY_INSPECT 2u    /* all payloads, whatever the class and even without a plan: for tools and measurements */
 
 struct cairn_match {
     uint32_t class_;  /* enum cairn_class */
@@ -258,8 +258,12 @@ struct cairn_engine {
 struct cairn_reuse_options {
     size_t struct_size;
     uint32_t hold; /* 1: keep all rows of the run's first layer throughout; 0: inherit the producer's sets (method.md 3.2) */
+    /* For measurements, on a CAIRN_QUERY_INSPECT lease: this run on all parts, whatever their class; only first and last are
+     * read. NULL: the lease's plan on its approximate parts. */
+    const struct cairn_plan *plan;
+    uint32_t use_map; /* with plan: 1 applies the map of the lease's plan (CAIRN_E_MISS when it has none), 0 no map */
 };
-#define CAIRN_REUSE_INIT { sizeof(struct cairn_reuse_options), 0 }
+#define CAIRN_REUSE_INIT { sizeof(struct cairn_reuse_options), 0, 0, 0 }
 
 /* cairn_reuse - drive a receiver through a lease: wait for E_a first, run the plan's layers while other payloads come back, then
  * the suffix layer by layer, each payload waited for right before it is used; check the lease at the end.

@@ -1,0 +1,210 @@
+/* One layer of a Llama-family model over lists of spans. Scratch memory grows to the largest batch seen and is then reused, so
+ * that nothing is allocated per layer. The MLP runs in blocks of rows: its inner activations are the widest of all.
+ *
+ * Scratch, in floats, for n rows: x [n][hidden], q [n][H*dh], k and v [n][G*dh], att [n][H*dh], gate and up [block][ffn].
+ * It does not know where spans come from, nor what a pyramid or a lease is. */
+#include "tools/worker/engine.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MLP_ROWS 1024u
+
+int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights, const struct crn_kernel_ops *ops,
+                    const struct crn_exec *exec, uint32_t kv_dtype)
+{
+    uint32_t dh = weights->shape.head_dim;
+    *e = (struct crn_engine){ .weights = weights, .ops = ops, .exec = *exec, .kv_dtype = kv_dtype };
+    e->inv_freq = malloc(dh / 2 * sizeof *e->inv_freq);
+    if (e->inv_freq == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < dh / 2; i++)
+        e->inv_freq[i] = 1.0f / powf(weights->shape.rope_theta, (float)(2 * i) / (float)dh);
+    return 0;
+}
+
+void crn_engine_free(struct crn_engine *e)
+{
+    free(e->inv_freq);
+    free(e->scratch);
+    free(e->spans);
+    *e = (struct crn_engine){ 0 };
+}
+
+struct scratch {
+    float *x, *q, *k, *v, *att, *gate, *up;
+};
+
+static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
+{
+    const struct crn_model_shape *s = &e->weights->shape;
+    size_t q = (size_t)s->n_heads * s->head_dim, kv = (size_t)s->n_kv_heads * s->head_dim;
+    size_t block = n < MLP_ROWS ? n : MLP_ROWS;
+    size_t need = n * (s->hidden + 2 * q + 2 * kv) + 2 * block * s->ffn + 7 * 16;
+    if (need > e->scratch_floats) {
+        float *grown = aligned_alloc(64, (need * sizeof *grown + 63) / 64 * 64);
+        if (grown == NULL)
+            return -ENOMEM;
+        free(e->scratch);
+        e->scratch = grown;
+        e->scratch_floats = need;
+    }
+    float *at = e->scratch;
+    float **parts[] = { &out->x, &out->q, &out->k, &out->v, &out->att, &out->gate, &out->up };
+    size_t sizes[] = { n * s->hidden, n * q, n * kv, n * kv, n * q, block * s->ffn, block * s->ffn };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        *parts[i] = at;
+        at += (sizes[i] + 15) / 16 * 16;
+    }
+    return 0;
+}
+
+/* The call's spans, then one span per segment. */
+static int list_spans(struct crn_engine *e, const struct crn_layer_call *call)
+{
+    size_t n = (size_t)call->n_spans + call->n_segments;
+    if (n > e->spans_capacity) {
+        struct crn_span *grown = realloc(e->spans, n * sizeof *grown);
+        if (grown == NULL)
+            return -ENOMEM;
+        e->spans = grown;
+        e->spans_capacity = n;
+    }
+    if (call->n_spans > 0)
+        memcpy(e->spans, call->spans, call->n_spans * sizeof *e->spans);
+    for (uint32_t i = 0; i < call->n_segments; i++) {
+        const struct crn_segment *segment = &call->segments[i];
+        e->spans[call->n_spans + i] = crn_kv_span(segment->kv, segment->begin, segment->end);
+    }
+    return 0;
+}
+
+static int keys_and_values(struct crn_engine *e, const struct crn_layer_call *call, const struct scratch *s)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    const struct crn_layer_weights *w = &e->weights->layers[call->layer];
+    struct crn_rope rope = { e->inv_freq, shape->head_dim };
+    size_t n = call->n, row = (size_t)shape->n_kv_heads * shape->head_dim;
+    int status = e->ops->rmsnorm(&e->exec, call->h, w->attn_norm, n, shape->hidden, shape->norm_eps, s->x);
+    if (status == 0)
+        status = e->ops->gemm(&e->exec, s->x, n, &w->wk, 0.0f, s->k);
+    if (status == 0)
+        status = e->ops->gemm(&e->exec, s->x, n, &w->wv, 0.0f, s->v);
+    if (status == 0)
+        status = e->ops->rope(&e->exec, &rope, call->pos, n, shape->n_kv_heads, s->k);
+    for (uint32_t i = 0; i < call->n_segments && status == 0; i++) {
+        const struct crn_segment *g = &call->segments[i];
+        status = crn_kv_append(g->kv, e->ops, &e->exec, s->k + g->begin * row, s->v + g->begin * row,
+                               call->pos + g->begin, g->end - g->begin);
+    }
+    return status;
+}
+
+static int attend(struct crn_engine *e, const struct crn_layer_call *call, const struct scratch *s)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    const struct crn_layer_weights *w = &e->weights->layers[call->layer];
+    struct crn_rope rope = { e->inv_freq, shape->head_dim };
+    int status = e->ops->gemm(&e->exec, s->x, call->n, &w->wq, 0.0f, s->q);
+    if (status == 0)
+        status = e->ops->rope(&e->exec, &rope, call->pos, call->n, shape->n_heads, s->q);
+    if (status == 0)
+        status = list_spans(e, call);
+    if (status != 0)
+        return status;
+    struct crn_attention a = { .q = s->q, .q_pos = call->pos, .n_q = call->n, .n_heads = shape->n_heads,
+                               .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
+                               .scale = 1.0f / sqrtf((float)shape->head_dim),
+                               .spans = e->spans, .n_spans = call->n_spans + call->n_segments };
+    status = e->ops->attention(&e->exec, &a, s->att);
+    return status != 0 ? status : e->ops->gemm(&e->exec, s->att, call->n, &w->wo, 1.0f, call->h);
+}
+
+/* Queries are a slice of the batch: their rows move to the front, and spans are cut to them. */
+static int score(struct crn_engine *e, const struct crn_layer_call *call, const struct crn_score_call *sc,
+                 const struct scratch *s)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    uint32_t n_spans = call->n_spans + call->n_segments;
+    struct crn_span *spans = malloc(n_spans * sizeof *spans);
+    if (spans == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n_spans; i++) {
+        uint32_t begin = e->spans[i].q_begin > sc->q_begin ? e->spans[i].q_begin : sc->q_begin;
+        uint32_t end = e->spans[i].q_end < sc->q_end ? e->spans[i].q_end : sc->q_end;
+        spans[i] = e->spans[i];
+        spans[i].q_begin = begin < end ? begin - sc->q_begin : 0;
+        spans[i].q_end = begin < end ? end - sc->q_begin : 0;
+    }
+    struct crn_scores request = {
+        .attention = { .q = s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
+                       .q_pos = call->pos + sc->q_begin, .n_q = sc->q_end - sc->q_begin, .n_heads = shape->n_heads,
+                       .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
+                       .scale = 1.0f / sqrtf((float)shape->head_dim), .spans = spans, .n_spans = n_spans },
+        .target = sc->span, .reduce = sc->reduce, .q_weight = sc->q_weight,
+    };
+    int status = e->ops->scores(&e->exec, &request, sc->out);
+    free(spans);
+    return status;
+}
+
+static int mlp(struct crn_engine *e, const struct crn_layer_call *call, const struct scratch *s)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    const struct crn_layer_weights *w = &e->weights->layers[call->layer];
+    int status = e->ops->rmsnorm(&e->exec, call->h, w->ffn_norm, call->n, shape->hidden, shape->norm_eps, s->x);
+    for (size_t i = 0; i < call->n && status == 0; i += MLP_ROWS) {
+        size_t rows = call->n - i < MLP_ROWS ? call->n - i : MLP_ROWS;
+        const float *x = s->x + i * shape->hidden;
+        status = e->ops->gemm(&e->exec, x, rows, &w->w_gate, 0.0f, s->gate);
+        if (status == 0)
+            status = e->ops->gemm(&e->exec, x, rows, &w->w_up, 0.0f, s->up);
+        if (status == 0)
+            status = e->ops->swiglu(&e->exec, s->gate, s->up, rows * shape->ffn, s->gate);
+        if (status == 0)
+            status = e->ops->gemm(&e->exec, s->gate, rows, &w->w_down, 1.0f, call->h + i * shape->hidden);
+    }
+    return status;
+}
+
+int crn_engine_layer(struct crn_engine *e, const struct crn_layer_call *call)
+{
+    struct scratch s;
+    if (call->layer >= e->weights->shape.n_layers)
+        return CAIRN_E_ARG;
+    if (call->n == 0)
+        return 0;
+    int status = scratch_for(e, call->n, &s);
+    if (status == 0)
+        status = keys_and_values(e, call, &s);
+    if (status != 0 || call->kv_only)
+        return status;
+    status = attend(e, call, &s);
+    for (uint32_t i = 0; i < call->n_scores && status == 0; i++)
+        status = score(e, call, &call->scores[i], &s);
+    return status != 0 ? status : mlp(e, call, &s);
+}
+
+int crn_engine_embed(const struct crn_engine *e, const int32_t *tokens, uint32_t n, float *out_h)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    for (uint32_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= shape->vocab)
+            return CAIRN_E_ARG;
+        memcpy(out_h + (size_t)i * shape->hidden, e->weights->token_embd + (size_t)tokens[i] * shape->hidden,
+               shape->hidden * sizeof *out_h);
+    }
+    return 0;
+}
+
+int crn_engine_logits(struct crn_engine *e, const float *h, uint32_t n, float *out_logits)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    struct scratch s;
+    int status = scratch_for(e, n, &s);
+    if (status == 0)
+        status = e->ops->rmsnorm(&e->exec, h, e->weights->output_norm, n, shape->hidden, shape->norm_eps, s.x);
+    return status != 0 ? status : e->ops->gemm(&e->exec, s.x, n, &e->weights->output, 0.0f, out_logits);
+}

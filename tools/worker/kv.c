@@ -1,0 +1,184 @@
+/* Private K and V of one layer. Grows by doubling (heads move apart then), converts on append, and can be turned into int8 once it
+ * is complete. It knows nothing of models, leases or positions' meaning. */
+#include "tools/worker/kv.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void point_heads(struct crn_kv *kv)
+{
+    size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    size_t blocks = ((size_t)kv->capacity + 63) / 64;
+    for (uint32_t h = 0; h < kv->n_heads; h++) {
+        struct crn_kv_head *head = &kv->heads[h];
+        head->k = (const char *)kv->k + h * kv->capacity * row;
+        head->v = (const char *)kv->v + h * kv->capacity * row;
+        head->k_scale = kv->k_scale != NULL ? kv->k_scale + h * blocks * kv->head_dim : NULL;
+        head->v_scale = kv->v_scale != NULL ? kv->v_scale + (size_t)h * kv->capacity : NULL;
+        head->pos = kv->pos;
+        head->n = kv->n;
+    }
+}
+
+/* A head-major copy of rows into memory of another capacity. */
+static void *regrow(const struct crn_kv *kv, const void *old, uint32_t capacity)
+{
+    size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    size_t bytes = (kv->n_heads * (size_t)capacity * row + 63) / 64 * 64;
+    char *memory = aligned_alloc(64, bytes > 0 ? bytes : 64);
+    if (memory == NULL)
+        return NULL;
+    for (uint32_t h = 0; h < kv->n_heads && kv->n > 0; h++)
+        memcpy(memory + h * (size_t)capacity * row, (const char *)old + h * (size_t)kv->capacity * row, kv->n * row);
+    return memory;
+}
+
+static int set_capacity(struct crn_kv *kv, uint32_t capacity)
+{
+    void *k = regrow(kv, kv->k, capacity);
+    void *v = regrow(kv, kv->v, capacity);
+    int32_t *pos = realloc(kv->pos, (capacity > 0 ? capacity : 1) * sizeof *pos);
+    if (pos != NULL)
+        kv->pos = pos;
+    if (k == NULL || v == NULL || pos == NULL) {
+        free(k);
+        free(v);
+        return -ENOMEM;
+    }
+    free(kv->k);
+    free(kv->v);
+    kv->k = k;
+    kv->v = v;
+    kv->capacity = capacity;
+    point_heads(kv);
+    return 0;
+}
+
+int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t head_dim, uint32_t capacity)
+{
+    if (n_heads == 0 || head_dim == 0 || (dtype != CAIRN_F32 && dtype != CAIRN_F16 && dtype != CAIRN_BF16))
+        return CAIRN_E_ARG;
+    *kv = (struct crn_kv){ .dtype = dtype, .n_heads = n_heads, .head_dim = head_dim };
+    kv->heads = calloc(n_heads, sizeof *kv->heads);
+    if (kv->heads == NULL)
+        return -ENOMEM;
+    int status = set_capacity(kv, capacity);
+    if (status != 0)
+        crn_kv_free(kv);
+    return status;
+}
+
+void crn_kv_free(struct crn_kv *kv)
+{
+    free(kv->k);
+    free(kv->v);
+    free(kv->pos);
+    free(kv->k_scale);
+    free(kv->v_scale);
+    free(kv->heads);
+    *kv = (struct crn_kv){ 0 };
+}
+
+int crn_kv_reserve(struct crn_kv *kv, uint32_t n)
+{
+    uint32_t need = kv->n + n;
+    if (need < n || need > CAIRN_MAX_TOKENS * 2)
+        return CAIRN_E_TOO_BIG;
+    if (need <= kv->capacity)
+        return 0;
+    uint32_t capacity = kv->capacity < 32 ? 32 : kv->capacity;
+    while (capacity < need)
+        capacity *= 2;
+    return set_capacity(kv, capacity);
+}
+
+int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec, const float *k,
+                  const float *v, const int32_t *pos, uint32_t n)
+{
+    if (kv->dtype == CAIRN_I8)
+        return CAIRN_E_STATE;
+    int status = crn_kv_reserve(kv, n);
+    if (status != 0)
+        return status;
+    size_t skip = (size_t)kv->n * kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    status = ops->split_heads(exec, k, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity, (char *)kv->k + skip);
+    if (status == 0)
+        status = ops->split_heads(exec, v, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity, (char *)kv->v + skip);
+    if (status != 0)
+        return status;
+    memcpy(kv->pos + kv->n, pos, n * sizeof *pos);
+    kv->n += n;
+    point_heads(kv);
+    return 0;
+}
+
+void crn_kv_truncate(struct crn_kv *kv, uint32_t n)
+{
+    if (n < kv->n) {
+        kv->n = n;
+        point_heads(kv);
+    }
+}
+
+/* One head's rows as float32, then as int8. `rows` is scratch [n][dh]. */
+static int quantise_head(const struct crn_kv *from, struct crn_kv *to, uint32_t h, const struct crn_kernel_ops *ops,
+                         const struct crn_exec *exec, float *rows)
+{
+    size_t n = from->n, dh = from->head_dim, blocks = ((size_t)to->capacity + 63) / 64;
+    int8_t *k = (int8_t *)to->k + h * (size_t)to->capacity * dh;
+    int8_t *v = (int8_t *)to->v + h * (size_t)to->capacity * dh;
+    int status = ops->convert(exec, from->heads[h].k, from->dtype, n * dh, CAIRN_F32, rows);
+    if (status == 0)
+        status = ops->quant_k(exec, rows, n, dh, k, to->k_scale + h * blocks * dh);
+    if (status == 0)
+        status = ops->convert(exec, from->heads[h].v, from->dtype, n * dh, CAIRN_F32, rows);
+    if (status == 0)
+        status = ops->quant_rows(exec, rows, n, dh, dh, v, to->v_scale + (size_t)h * to->capacity);
+    return status;
+}
+
+int crn_kv_quantise(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec)
+{
+    if (kv->dtype == CAIRN_I8 || kv->n == 0)
+        return 0;
+    size_t n = kv->n, dh = kv->head_dim, heads = kv->n_heads;
+    struct crn_kv to = { .dtype = CAIRN_I8, .n_heads = kv->n_heads, .head_dim = kv->head_dim, .n = kv->n };
+    to.capacity = kv->n;
+    to.k = malloc(heads * n * dh);
+    to.v = malloc(heads * n * dh);
+    to.k_scale = malloc(heads * ((n + 63) / 64) * dh * sizeof *to.k_scale);
+    to.v_scale = malloc(heads * n * sizeof *to.v_scale);
+    float *rows = malloc(n * dh * sizeof *rows);
+    int status = to.k && to.v && to.k_scale && to.v_scale && rows ? 0 : -ENOMEM;
+    for (uint32_t h = 0; h < kv->n_heads && status == 0; h++)
+        status = quantise_head(kv, &to, h, ops, exec, rows);
+    free(rows);
+    to.pos = kv->pos;
+    to.heads = kv->heads;
+    if (status != 0) {
+        to.pos = NULL;
+        to.heads = NULL;
+        crn_kv_free(&to);
+        return status;
+    }
+    free(kv->k);
+    free(kv->v);
+    *kv = to;
+    point_heads(kv);
+    return 0;
+}
+
+struct crn_span crn_kv_span(const struct crn_kv *kv, uint32_t q_begin, uint32_t q_end)
+{
+    return (struct crn_span){ .heads = kv->heads, .dtype = kv->dtype, .q_begin = q_begin, .q_end = q_end };
+}
+
+uint64_t crn_kv_bytes(const struct crn_kv *kv)
+{
+    uint64_t rows = (uint64_t)kv->n * kv->n_heads, per_row = 2ull * kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    uint64_t scales = 0;
+    if (kv->dtype == CAIRN_I8)
+        scales = 2 * (rows + ((uint64_t)kv->n + 63) / 64 * kv->head_dim * kv->n_heads);
+    return rows * per_row + scales + (uint64_t)kv->n * sizeof *kv->pos;
+}
