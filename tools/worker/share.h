@@ -22,6 +22,7 @@ struct crn_reuse_choice {
     enum crn_reuse_mode mode;
     uint32_t first, last; /* RUN */
     int with_map;         /* RUN: apply the state map of a stored plan that starts at `first` */
+    struct cairn_digest self; /* this model, with_map: whose plans are looked at */
     int hold;             /* keep all rows of the run's first layer throughout */
     float min_quality;
     uint32_t timeout_ms;  /* for each attach, publish, ... */
