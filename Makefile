@@ -28,7 +28,7 @@ ALLFLAGS = -std=c11 -D_GNU_SOURCE -I. -Iipc -fPIC -fvisibility=hidden -fno-omit-
 LDALL    = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 
 LIBS_IPC     = -lzmq -lmsgpackc -lxxhash
-LIBS_KERNELS = -ldnnl -lm
+LIBS_KERNELS = -ldnnl -lgomp -lm
 LIBS_BROKER  = -llmdb -luring
 LIBS_WORKER  = -lpcre2-8 -ljansson
 LIBS_TOOLS   = -ljansson

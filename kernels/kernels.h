@@ -79,7 +79,8 @@ enum crn_reduce {
     CRN_REDUCE_KV_MAX = 3,   /* out [G][n]: maximum over queries and the query heads of the KV head */
 };
 
-/* Scores of the keys of spans[target]; all spans take part in the softmax. MEAN_ALL needs heads of equal n.
+/* Scores of the keys of spans[target]; all spans take part in the softmax. MEAN_ALL needs heads of equal n; otherwise the
+ * scores of the heads follow one another, whatever their n.
  * The mean divides by total_queries (0 = n_q), so that a caller may work through its queries in chunks with accumulate = 1:
  * then out is added to (means) or maximised into (max) instead of being overwritten. */
 struct crn_scores {

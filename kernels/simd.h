@@ -1,0 +1,66 @@
+/* simd - the inner loops of the cpu backend, compiled once per instruction set and chosen at run time.
+ *
+ * A table holds single-threaded loops over memory that the callers (kernels/cpu_*.c) have checked and cut into pieces; they
+ * own the threads and the meaning. simd_v4.c is AVX-512, simd_v3.c AVX2 + FMA + F16C, simd_base.c what every CPU has. */
+#ifndef CRN_KERNELS_SIMD_H
+#define CRN_KERNELS_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    CRN_TILE_KEYS = 64, /* keys of an attention tile: one block of K scales */
+};
+
+/* Rows of queries against one tile of keys, all f32. A row is one (query, head); its running softmax is (max, sum, acc):
+ * max in units of log2, sum = sum of 2^(score - max), acc [dh] = sum of 2^(score - max) v. */
+struct crn_tile {
+    const float *q;         /* [rows][dh], times scale and log2(e) */
+    const float *kt;        /* [dh][CRN_TILE_KEYS]: keys as columns, missing ones 0 */
+    const float *v;         /* [n_keys][v_stride], v_stride >= padded */
+    const uint8_t *visible; /* [rows]: how many of the keys, from the first; NULL = n_keys for all */
+    size_t rows, dh, padded, v_stride, n_keys; /* padded: dh rounded up to CRN_TILE_PAD */
+    float *max, *sum;       /* [rows] */
+    float *acc;             /* [rows][padded]; NULL: only max and sum */
+};
+
+/* What a tile adds to the scores of its keys. */
+struct crn_tile_scores {
+    struct crn_tile tile;
+    const float *weight; /* [rows]: factor of the row's probabilities, 1/sum included */
+    int take_max;        /* 1: maximum over rows, 0: sum */
+    float *out;          /* [CRN_TILE_KEYS] */
+};
+
+enum { CRN_TILE_PAD = 16 };
+
+/* Rows of a stored K or V: n rows of dh numbers. */
+struct crn_stored_rows {
+    const void *data;
+    uint32_t dtype; /* enum cairn_dtype */
+    size_t n, dh;
+    const uint16_t *column_scale; /* [dh], int8 keys */
+    const uint16_t *row_scale;    /* [n], int8 values */
+};
+
+struct crn_simd_ops {
+    const char *name;
+
+    /* out [n][stride] = rows as f32; columns dh .. stride-1 become 0. */
+    void (*widen_rows)(const struct crn_stored_rows *rows, float *out, size_t stride);
+    /* out [dh][CRN_TILE_KEYS] = the transpose of x [n][stride]; columns n .. become 0. */
+    void (*transpose)(const float *x, size_t n, size_t dh, size_t stride, float *out);
+    void (*tile_attend)(const struct crn_tile *t);
+    void (*tile_scores)(const struct crn_tile_scores *t);
+};
+
+/* The best table this CPU can run; NULL for a name that is not compiled in or not runnable here ("v4", "v3", "base"). */
+const struct crn_simd_ops *crn_simd(void);
+const struct crn_simd_ops *crn_simd_named(const char *name);
+
+/* Makes crn_simd() answer this table from now on: for tests. */
+void crn_simd_use(const struct crn_simd_ops *ops);
+
+extern const struct crn_simd_ops crn_simd_v4, crn_simd_v3, crn_simd_base;
+
+#endif

@@ -1,0 +1,13 @@
+/* simd_table - the body of simd_v4.c, simd_v3.c and simd_base.c: all inner loops, then the table that names them. */
+#include "kernels/simd_vec.h"
+
+#include "kernels/simd_rows.h"
+#include "kernels/simd_tile.h"
+
+const struct crn_simd_ops CRN_SIMD_TABLE = {
+    .name = CRN_SIMD_NAME,
+    .widen_rows = widen_rows,
+    .transpose = transpose,
+    .tile_attend = tile_attend,
+    .tile_scores = tile_scores,
+};

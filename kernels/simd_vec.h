@@ -1,0 +1,242 @@
+/* simd_vec - vectors of CRN_LANES floats: 16 (AVX-512), 8 (AVX2 + FMA + F16C), 4 (any CPU).
+ *
+ * Included once by each kernels/simd_v*.c, after that file has set CRN_LANES and its target. Arithmetic is written with GCC
+ * vector operators; only what they lack is spelled per instruction set. v_fma rounds once on AVX2, AVX-512 and NEON and twice
+ * elsewhere, so results are equal between runs on one machine, not between instruction sets. */
+#ifndef CRN_KERNELS_SIMD_VEC_H
+#define CRN_KERNELS_SIMD_VEC_H
+
+#include "kernels/half.h"
+#include "kernels/shape.h"
+#include "kernels/simd.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define V_INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(4 * CRN_LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * CRN_LANES)));
+typedef float vf_any __attribute__((vector_size(4 * CRN_LANES), aligned(4), may_alias));
+typedef int32_t vi_any __attribute__((vector_size(4 * CRN_LANES), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(2 * CRN_LANES)));
+typedef uint16_t vh_any __attribute__((vector_size(2 * CRN_LANES), aligned(2), may_alias));
+typedef int8_t vb __attribute__((vector_size(CRN_LANES)));
+typedef int8_t vb_any __attribute__((vector_size(CRN_LANES), aligned(1), may_alias));
+
+V_INLINE vf v_load(const float *p)
+{
+    return *(const vf_any *)p;
+}
+
+V_INLINE void v_store(float *p, vf x)
+{
+    *(vf_any *)p = x;
+}
+
+V_INLINE vf v_set1(float x)
+{
+    return x - (vf){ 0 };
+}
+
+V_INLINE vi v_set1i(int32_t x)
+{
+    return x - (vi){ 0 };
+}
+
+/* mask lanes are 0 or -1 */
+V_INLINE vf v_select(vi mask, vf yes, vf no)
+{
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+/* v_max, v_min: the second operand when either is NaN. */
+#if CRN_LANES == 16
+V_INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+V_INLINE vf v_max(vf a, vf b)
+{
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+}
+V_INLINE vf v_min(vf a, vf b)
+{
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+}
+V_INLINE vf v_sqrt(vf a)
+{
+    return (vf)_mm512_sqrt_ps((__m512)a);
+}
+V_INLINE vf v_from_f16(const uint16_t *p)
+{
+    return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+}
+V_INLINE void v_to_f16(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((void *)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+}
+V_INLINE vi v_round(vf x)
+{
+    return (vi)_mm512_cvtps_epi32((__m512)x);
+}
+#elif CRN_LANES == 8
+V_INLINE vf v_fma(vf a, vf b, vf c)
+{
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+V_INLINE vf v_max(vf a, vf b)
+{
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+}
+V_INLINE vf v_min(vf a, vf b)
+{
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+}
+V_INLINE vf v_from_f16(const uint16_t *p)
+{
+    return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+}
+V_INLINE void v_to_f16(uint16_t *p, vf x)
+{
+    _mm_storeu_si128((void *)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+}
+V_INLINE vi v_round(vf x)
+{
+    return (vi)_mm256_cvtps_epi32((__m256)x);
+}
+#else
+V_INLINE vf v_fma(vf a, vf b, vf c)
+{
+#if defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+V_INLINE vf v_max(vf a, vf b)
+{
+    return v_select(a > b, a, b);
+}
+V_INLINE vf v_min(vf a, vf b)
+{
+    return v_select(a < b, a, b);
+}
+V_INLINE vf v_from_f16(const uint16_t *p)
+{
+    return (vf){ crn_f16_to_f32(p[0]), crn_f16_to_f32(p[1]), crn_f16_to_f32(p[2]), crn_f16_to_f32(p[3]) };
+}
+V_INLINE void v_to_f16(uint16_t *p, vf x)
+{
+    for (size_t i = 0; i < CRN_LANES; i++)
+        p[i] = crn_f16_from_f32(x[i]);
+}
+/* to the nearest integer, ties to even; |x| < 2^22 */
+V_INLINE vi v_round(vf x)
+{
+    return (vi)(x + 0x1.8p23f) - (vi)v_set1(0x1.8p23f);
+}
+#endif
+
+V_INLINE vf v_from_bf16(const uint16_t *p)
+{
+    return (vf)(__builtin_convertvector(*(const vh_any *)p, vi) << 16);
+}
+
+V_INLINE void v_to_bf16(uint16_t *p, vf x)
+{
+    vi bits = (vi)x;
+    vi high = (vi)((vi)x >> 16) & 0xffff;
+    vi rounded = ((bits + 0x7fff + (high & 1)) >> 16) & 0xffff;
+    vi is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    vi result = (is_nan & (high | 0x40)) | (~is_nan & rounded);
+    *(vh_any *)p = __builtin_convertvector(result, vh);
+}
+
+V_INLINE vf v_from_i8(const int8_t *p)
+{
+    return __builtin_convertvector(__builtin_convertvector(*(const vb_any *)p, vi), vf);
+}
+
+/* Sum and highest of all lanes, always in the same order. */
+#if CRN_LANES == 16
+V_INLINE float v_sum(vf x)
+{
+    return _mm512_reduce_add_ps((__m512)x);
+}
+V_INLINE float v_highest(vf x)
+{
+    return _mm512_reduce_max_ps((__m512)x);
+}
+#elif CRN_LANES == 8
+V_INLINE float v_sum(vf x)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+V_INLINE float v_highest(vf x)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+#else
+V_INLINE float v_sum(vf x)
+{
+    return (x[0] + x[2]) + (x[1] + x[3]);
+}
+V_INLINE float v_highest(vf x)
+{
+    float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+    return a > b ? a : b;
+}
+#endif
+
+/* 2^n for integers -126 <= n <= 128 (infinity). */
+V_INLINE vf v_pow2i(vi n)
+{
+    return (vf)((n + 127) << 23);
+}
+
+/* 2^x. Relative error below 2^-23 (polynomial 1e-8 by interpolation at Chebyshev nodes, the rest is rounding); exactly 1
+ * at 0; 0 below -126, infinity from 128, NaN stays. */
+V_INLINE vf v_exp2(vf x)
+{
+    vf limited = v_min(v_set1(128.0f), x);
+    vf shifted = limited + 0x1.8p23f;
+    vf f = limited - (shifted - 0x1.8p23f);
+    vf p = v_fma(v_set1(1.54531634e-4f), f, v_set1(1.33908633e-3f));
+    p = v_fma(p, f, v_set1(9.61808302e-3f));
+    p = v_fma(p, f, v_set1(5.55035695e-2f));
+    p = v_fma(p, f, v_set1(0.240226507f));
+    p = v_fma(p, f, v_set1(0.693147182f));
+    p = v_fma(p, f, v_set1(1.0f));
+    vf r = p * v_pow2i((vi)shifted - (vi)v_set1(0x1.8p23f));
+    return (vf)(~(x < -126.0f) & (vi)r);
+}
+
+/* e^x, within 2 ulp: the argument is reduced by n ln 2 in two parts. 0 below -87.3, infinity above 88.3, NaN stays. */
+V_INLINE vf v_exp(vf x)
+{
+    vf limited = v_min(v_set1(89.0f), x);
+    vf shifted = v_fma(limited, v_set1(1.44269504f), v_set1(0x1.8p23f));
+    vf n = shifted - 0x1.8p23f;
+    vf r = v_fma(n, v_set1(-0x1.62e4p-1f), limited);
+    r = v_fma(n, v_set1(-0x1.7f7d1cp-20f), r);
+    vf p = v_fma(v_set1(1.39262679e-3f), r, v_set1(8.36324692e-3f));
+    p = v_fma(p, r, v_set1(4.16665524e-2f));
+    p = v_fma(p, r, v_set1(0.166665763f));
+    p = v_fma(p, r, v_set1(0.5f));
+    p = v_fma(p, r * r, r) + 1.0f;
+    vf result = p * v_pow2i((vi)shifted - (vi)v_set1(0x1.8p23f));
+    return (vf)(~(x < -87.3f) & (vi)result);
+}
+
+#endif
