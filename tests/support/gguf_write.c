@@ -1,6 +1,6 @@
-/* GGUF writer of the tests. Three growing buffers (keys, tensor infos, data) that the end joins. The quantisers follow
- * ggml's reference quantisers; f16 goes through the compiler's _Float16, so the reader's own conversion is not what it
- * is tested with. */
+/* GGUF writer of the tests. Three growing buffers (keys, tensor infos, data) that the end joins.
+ * The quantisers follow ggml's reference quantisers; f16 goes through the compiler's _Float16, so
+ * the reader's own conversion is not what it is tested with. */
 #include "tests/support/gguf_write.h"
 
 #include <errno.h>
@@ -119,7 +119,7 @@ void gguf_put_i32s(struct gguf_writer *w, const char *key, const int32_t *number
     append(w, &w->keys, numbers, n * sizeof *numbers);
 }
 
-/* --- quantisers --------------------------------------------------------------------------------------------------- */
+/* --- quantisers ------------------------------------------------------------------------------- */
 
 static uint8_t *emit_half(uint8_t *out, float x)
 {
@@ -250,11 +250,11 @@ void gguf_put_tensor(struct gguf_writer *w, const char *name, uint32_t type, uin
     free(packed);
 }
 
-/* --- the end ------------------------------------------------------------------------------------------------------ */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 int gguf_writer_bytes(struct gguf_writer *w, void **out_bytes, size_t *out_size_bytes)
 {
-    struct buffer file = { 0 };
+    struct buffer file = {0};
     append(w, &file, "GGUF", 4);
     append_u32(w, &file, 3);
     append_u64(w, &file, w->n_tensors);
@@ -296,9 +296,11 @@ int gguf_writer_save(struct gguf_writer *w, const char *path)
     return rc;
 }
 
-/* --- a small tokenizer -------------------------------------------------------------------------------------------- */
+/* --- a small tokenizer
+ * -------------------------------------------------------------------------------------------- */
 
-/* The byte alphabet of GPT-2: printable Latin-1 stands for itself, the other bytes for U+0100 upwards. */
+/* The byte alphabet of GPT-2: printable Latin-1 stands for itself, the other bytes for U+0100
+ * upwards. */
 static uint32_t letter_of_byte(uint32_t byte)
 {
     if ((byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae)
@@ -324,10 +326,10 @@ static void spell_byte(uint32_t byte, char out[3])
 
 /* Letters that the first ids spell, in this order; "\304\240" below is the letter of a space. */
 static const char first_bytes[] = "\n abcdefghijklmnopqrstuvwxyz0123456789.,?!:;-'\"()";
-static const char *const merges[] = { "t h",  "th e",       "i n",        "\304\240 the",
-                                      "a n",  "an d",       "\304\240 a", "\304\240 and" };
-static const char *const merged[] = { "th",   "the",        "in",         "\304\240the",
-                                      "an",   "and",        "\304\240a",  "\304\240and" };
+static const char *const merges[] = {"t h", "th e", "i n",        "\304\240 the",
+                                     "a n", "an d", "\304\240 a", "\304\240 and"};
+static const char *const merged[] = {"th", "the", "in",        "\304\240the",
+                                     "an", "and", "\304\240a", "\304\240and"};
 #define N_MERGES (sizeof merges / sizeof *merges)
 
 struct vocabulary {
@@ -348,7 +350,7 @@ static void add_token(struct vocabulary *v, const char *text, int32_t type)
 
 static void fill_vocabulary(struct vocabulary *v)
 {
-    static const char *const special[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
+    static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
     char text[16];
     for (size_t i = 0; i < 3; i++)
         add_token(v, special[i], 3);
@@ -375,7 +377,7 @@ static void fill_vocabulary(struct vocabulary *v)
 
 static void put_tokenizer(struct gguf_writer *w, size_t n_tokens)
 {
-    struct vocabulary v = { .room = n_tokens };
+    struct vocabulary v = {.room = n_tokens};
     v.texts = calloc(n_tokens, sizeof *v.texts);
     v.pointers = calloc(n_tokens, sizeof *v.pointers);
     v.types = calloc(n_tokens, sizeof *v.types);
@@ -398,7 +400,7 @@ static void put_tokenizer(struct gguf_writer *w, size_t n_tokens)
     free(v.types);
 }
 
-/* --- random models ------------------------------------------------------------------------------------------------ */
+/* --- random models ---------------------------------------------------------------------------- */
 
 float gguf_random(uint64_t *seed)
 {
@@ -436,10 +438,10 @@ static void projections_of(const struct crn_model_shape *s, struct projection ou
 {
     uint32_t q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
     const struct projection list[N_PROJECTIONS] = {
-        { "attn_q", s->hidden, q },        { "attn_k", s->hidden, kv },
-        { "attn_v", s->hidden, kv },       { "attn_output", q, s->hidden },
-        { "ffn_gate", s->hidden, s->ffn }, { "ffn_up", s->hidden, s->ffn },
-        { "ffn_down", s->ffn, s->hidden },
+        {"attn_q", s->hidden, q},        {"attn_k", s->hidden, kv},
+        {"attn_v", s->hidden, kv},       {"attn_output", q, s->hidden},
+        {"ffn_gate", s->hidden, s->ffn}, {"ffn_up", s->hidden, s->ffn},
+        {"ffn_down", s->ffn, s->hidden},
     };
     memcpy(out, list, sizeof list);
 }

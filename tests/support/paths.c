@@ -1,4 +1,5 @@
-/* Paths of tests: one static buffer per function, because tests are single-threaded and use a path at once. */
+/* Paths of tests: one static buffer per function, because tests are single-threaded and use a path
+ * at once. */
 #include "tests/support/paths.h"
 
 #include <check.h>

@@ -4,8 +4,9 @@
 
 #define PATHS_MODEL_FILE "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-/* Each returns a path in a buffer of its own, overwritten by the next call of the same function; never NULL.
- * paths_model: $CAIRN_MODELS, else ~/.cache/cairn; fails the test with a hint when the model is not there. */
+/* Each returns a path in a buffer of its own, overwritten by the next call of the same function;
+ * never NULL. paths_model: $CAIRN_MODELS, else ~/.cache/cairn; fails the test with a hint when the
+ * model is not there. */
 const char *paths_model(void);
 const char *paths_golden(const char *file); /* tests/data/golden/FILE */
 const char *paths_family(const char *file); /* share/family/FILE */

@@ -1,4 +1,5 @@
-/* worker/gguf and worker/quant: a good file is read exactly, a broken one is refused with one line and no harm. */
+/* worker/gguf and worker/quant: a good file is read exactly, a broken one is refused with one line
+ * and no harm. */
 #include "tests/support/run.h"
 
 #include "ipc/cairn_status.h"
@@ -22,8 +23,8 @@ struct file {
 
 static struct file small_file(void)
 {
-    static const char *const words[] = { "one", "", "three" };
-    static const int32_t numbers[] = { -1, 0, 7 };
+    static const char *const words[] = {"one", "", "three"};
+    static const int32_t numbers[] = {-1, 0, 7};
     float data[96];
     for (size_t i = 0; i < 96; i++)
         data[i] = (float)i - 48.0f;
@@ -37,13 +38,14 @@ static struct file small_file(void)
     gguf_put_tensor(w, "b", CRN_QUANT_Q4_1, 32, 3, data);
     gguf_put_tensor(w, "a", CRN_QUANT_F32, 5, 0, data);
     void *bytes = NULL;
-    struct file f = { 0 };
+    struct file f = {0};
     ck_assert_int_eq(gguf_writer_bytes(w, &bytes, &f.n), 0);
     f.bytes = bytes;
     return f;
 }
 
-/* Opens with stderr caught; returns the code and how many lines were logged (0 lines only on success). */
+/* Opens with stderr caught; returns the code and how many lines were logged (0 lines only on
+ * success). */
 static int open_counted(const void *bytes, size_t n, int *out_lines)
 {
     int pipe_fds[2], saved = dup(STDERR_FILENO);
@@ -66,7 +68,8 @@ static int open_counted(const void *bytes, size_t n, int *out_lines)
     return rc;
 }
 
-/* The first `n` bytes in a block of exactly that size, so that a sanitizer sees a read beyond it. */
+/* The first `n` bytes in a block of exactly that size, so that a sanitizer sees a read beyond it.
+ */
 static int open_cut(const struct file *f, size_t n, int *out_lines)
 {
     uint8_t *copy = malloc(n > 0 ? n : 1);
@@ -186,10 +189,11 @@ START_TEST(the_real_model_cut_at_4k_boundaries_is_refused)
 }
 END_TEST
 
-/* Every byte of the header replaced by every value of a small set: refused or accepted, never a crash or two lines. */
+/* Every byte of the header replaced by every value of a small set: refused or accepted, never a
+ * crash or two lines. */
 START_TEST(damaged_headers_never_crash)
 {
-    static const uint8_t values[] = { 0x00, 0x01, 0x09, 0x1f, 0x7f, 0x80, 0xff };
+    static const uint8_t values[] = {0x00, 0x01, 0x09, 0x1f, 0x7f, 0x80, 0xff};
     struct file f = small_file();
     size_t header = f.n - 160, accepted = 0, refused = 0;
     int lines;
@@ -213,7 +217,7 @@ END_TEST
 START_TEST(huge_counts_are_refused_before_memory_is_taken)
 {
     struct file f = small_file();
-    const uint64_t huge[] = { UINT64_MAX, UINT64_MAX / 2, 1ull << 40, 100000 };
+    const uint64_t huge[] = {UINT64_MAX, UINT64_MAX / 2, 1ull << 40, 100000};
     int lines;
     for (size_t i = 0; i < 4; i++) {
         for (size_t at = 8; at <= 16; at += 8) {
@@ -278,7 +282,7 @@ START_TEST(versions_types_and_alignments_are_checked)
     ck_assert_int_eq(open_counted(f.bytes, f.n, &lines), CAIRN_E_FORMAT);
     free(f.bytes);
 
-    const uint32_t bad[] = { 0, 4, 24, 1u << 30 };
+    const uint32_t bad[] = {0, 4, 24, 1u << 30};
     for (size_t i = 0; i < 4; i++) {
         struct gguf_writer *w = gguf_writer_new();
         void *bytes = NULL;
@@ -311,18 +315,16 @@ START_TEST(every_half_converts_exactly)
         memcpy(&value, &half, sizeof value);
         want = (float)value;
         crn_quant_row(CRN_QUANT_F16, &half, 1, &got);
-        if (isnan(want))
-            ck_assert_msg(isnan(got), "half %04x is NaN", bits);
-        else
-            ck_assert_msg(memcmp(&got, &want, sizeof got) == 0, "half %04x: %a, not %a", bits,
-                          (double)got, (double)want);
+        bool same = isnan(want) ? isnan(got) : memcmp(&got, &want, sizeof got) == 0;
+        if (!same)
+            ck_abort_msg("half %04x: %a, not %a", bits, (double)got, (double)want);
     }
 }
 END_TEST
 
 START_TEST(blocks_follow_the_formulas_of_ggml)
 {
-    uint8_t block[34] = { 0x00, 0x38 }; /* d = 0.5 */
+    uint8_t block[34] = {0x00, 0x38}; /* d = 0.5 */
     float out[32];
     for (uint32_t i = 0; i < 32; i++)
         block[2 + i] = (uint8_t)(i * 8);
@@ -345,7 +347,7 @@ START_TEST(blocks_follow_the_formulas_of_ggml)
         ck_assert(out[i] == 0.5f * (float)i - 2);
         ck_assert(out[i + 16] == 0.5f * (float)(15 - i) - 2);
     }
-    const uint16_t bf16[] = { 0x3f80, 0xc040, 0x0001 };
+    const uint16_t bf16[] = {0x3f80, 0xc040, 0x0001};
     crn_quant_row(CRN_QUANT_BF16, bf16, 3, out);
     ck_assert(out[0] == 1.0f && out[1] == -3.0f && out[2] == 0x1p-133f);
 }
@@ -356,9 +358,8 @@ START_TEST(quantised_numbers_come_back_close)
     static const struct {
         uint32_t type;
         float bound; /* of numbers in [-1, 1) */
-    } cases[] = { { CRN_QUANT_F32, 0 },        { CRN_QUANT_F16, 0.0005f },
-                  { CRN_QUANT_BF16, 0.004f },  { CRN_QUANT_Q8_0, 0.0045f },
-                  { CRN_QUANT_Q4_0, 0.135f },  { CRN_QUANT_Q4_1, 0.07f } };
+    } cases[] = {{CRN_QUANT_F32, 0},        {CRN_QUANT_F16, 0.0005f}, {CRN_QUANT_BF16, 0.004f},
+                 {CRN_QUANT_Q8_0, 0.0045f}, {CRN_QUANT_Q4_0, 0.135f}, {CRN_QUANT_Q4_1, 0.07f}};
     float src[256], out[256];
     uint8_t packed[1024];
     uint64_t seed = 7;

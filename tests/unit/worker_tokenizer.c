@@ -1,4 +1,5 @@
-/* worker/tokenizer and worker/chat: ids equal llama.cpp's, decoding gives the text back, prompts are laid out as agreed. */
+/* worker/tokenizer and worker/chat: ids equal llama.cpp's, decoding gives the text back, prompts
+ * are laid out as agreed. */
 #include "tests/support/run.h"
 
 #include "ipc/cairn_status.h"
@@ -30,7 +31,7 @@ static void close_model(void)
 
 static struct crn_ids encode(const char *text, size_t n, bool parse_special)
 {
-    struct crn_ids ids = { 0 };
+    struct crn_ids ids = {0};
     ck_assert_int_eq(crn_tokenizer_encode(tokenizer, text, n, parse_special, &ids), 0);
     return ids;
 }
@@ -52,9 +53,10 @@ static void expect_ids(const struct crn_ids *got, const json_t *want, const char
 {
     ck_assert_msg(got->n == json_array_size(want), "%s: %zu ids, %zu wanted", label, got->n,
                   json_array_size(want));
-    for (size_t i = 0; i < got->n; i++)
-        ck_assert_msg(got->ids[i] == json_integer_value(json_array_get(want, i)), "%s: id %zu differs",
-                      label, i);
+    for (size_t i = 0; i < got->n; i++) {
+        if (got->ids[i] != json_integer_value(json_array_get(want, i)))
+            ck_abort_msg("%s: id %zu differs", label, i);
+    }
 }
 
 static void expect_text(const struct crn_ids *ids, const char *want, size_t n_want)
@@ -95,7 +97,7 @@ START_TEST(the_golden_prompt_is_laid_out_alike)
 {
     json_t *golden = json_load_file(paths_golden("forward.json"), 0, NULL);
     struct crn_chat chat;
-    struct crn_ids ids = { 0 };
+    struct crn_ids ids = {0};
     ck_assert_ptr_nonnull(golden);
     open_model(paths_model());
     ck_assert_int_eq(crn_chat_setup(gguf, tokenizer, &chat), 0);
@@ -106,8 +108,10 @@ START_TEST(the_golden_prompt_is_laid_out_alike)
     const char *model;
     json_t *record, *answer;
     size_t i, n_questions = 0;
-    json_object_foreach(json_object_get(golden, "models"), model, record) {
-        json_array_foreach(json_object_get(record, "answers"), i, answer) {
+    json_object_foreach(json_object_get(golden, "models"), model, record)
+    {
+        json_array_foreach(json_object_get(record, "answers"), i, answer)
+        {
             const char *question = json_string_value(json_object_get(answer, "question"));
             ids.n = 0;
             ck_assert_int_eq(crn_chat_question(&chat, question, strlen(question), &ids), 0);
@@ -150,13 +154,16 @@ START_TEST(stray_bytes_become_replacement_characters)
         const char *text;
         const char *want;
     } cases[] = {
-        { "a\xff" "b", "a\xef\xbf\xbd" "b" },
-        { "\xe4\xbd", "\xef\xbf\xbd\xef\xbf\xbd" },
-        { "\xc0\x80x", "\xef\xbf\xbd\xef\xbf\xbdx" },
-        { "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
-        { "\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
-        { "\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf" },
-        { "\xf0\x9f\x99\x82 ok", "\xf0\x9f\x99\x82 ok" },
+        {"a\xff"
+         "b",
+         "a\xef\xbf\xbd"
+         "b"},
+        {"\xe4\xbd", "\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xc0\x80x", "\xef\xbf\xbd\xef\xbf\xbdx"},
+        {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xf4\x8f\xbf\xbf", "\xf4\x8f\xbf\xbf"},
+        {"\xf0\x9f\x99\x82 ok", "\xf0\x9f\x99\x82 ok"},
     };
     open_model(paths_model());
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -175,12 +182,20 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Prose, one endless word, white space, digits, specials: 100 KB each decode back and none is quadratic. */
+/* Prose, one endless word, white space, digits, specials: 100 KB each decode back and none is
+ * quadratic. */
 START_TEST(large_texts_are_encoded_in_good_time)
 {
     static const char *const patterns[] = {
         "The amber-queue service is owned by Ada Park, listens on port 4401 and runs in Oslo.\n",
-        "abcdefghij", "a", " ", " \n", "7", "<|im_start|>", "\xe4\xbd\xa0\xe5\xa5\xbd", "\xff",
+        "abcdefghij",
+        "a",
+        " ",
+        " \n",
+        "7",
+        "<|im_start|>",
+        "\xe4\xbd\xa0\xe5\xa5\xbd",
+        "\xff",
     };
     const size_t n = 100000;
     const char *pattern = patterns[_i];
@@ -195,7 +210,8 @@ START_TEST(large_texts_are_encoded_in_good_time)
     printf("100 KB of \"%.12s\": %zu tokens, %.1f ms\n", pattern, ids.n, 1e3 * took);
     if (pattern[0] != '\xff')
         expect_text(&ids, text, n / n_pattern * n_pattern);
-    ck_assert_msg(took < 5, "%.1f s: quadratic?", took); /* about 0.03 s; generous for sanitizers and busy machines */
+    ck_assert_msg(took < 5, "%.1f s: quadratic?",
+                  took); /* about 0.03 s; generous for sanitizers and busy machines */
     crn_ids_free(&ids);
     free(text);
     close_model();
@@ -226,8 +242,8 @@ struct keys {
 
 static int create_from(const struct keys *k)
 {
-    static const char *const tokens[] = { "a", "b", "ab", "<s>" };
-    const int32_t types[] = { 1, 1, 1, k->type };
+    static const char *const tokens[] = {"a", "b", "ab", "<s>"};
+    const int32_t types[] = {1, 1, 1, k->type};
     struct gguf_writer *w = gguf_writer_new();
     void *bytes = NULL;
     size_t n = 0;
@@ -251,7 +267,7 @@ static int create_from(const struct keys *k)
 
 START_TEST(tokenizers_we_do_not_know_are_refused)
 {
-    const struct keys good = { "gpt2", "smollm", "a b", 3, 3 };
+    const struct keys good = {"gpt2", "smollm", "a b", 3, 3};
     struct keys k = good;
     ck_assert_int_eq(create_from(&k), 0);
     k.pre = NULL;
@@ -276,9 +292,17 @@ END_TEST
 
 START_TEST(the_test_model_has_a_working_tokenizer)
 {
-    const struct crn_model_shape shape = { .n_layers = 1, .hidden = 32, .n_heads = 1, .n_kv_heads = 1,
-                                           .head_dim = 32, .ffn = 32, .vocab = 97, .context_max = 64,
-                                           .rope_theta = 10000, .norm_eps = 1e-5f, .tied = true };
+    const struct crn_model_shape shape = {.n_layers = 1,
+                                          .hidden = 32,
+                                          .n_heads = 1,
+                                          .n_kv_heads = 1,
+                                          .head_dim = 32,
+                                          .ffn = 32,
+                                          .vocab = 97,
+                                          .context_max = 64,
+                                          .rope_theta = 10000,
+                                          .norm_eps = 1e-5f,
+                                          .tied = true};
     static const char text[] = "the sand in 2 places, and then?\n";
     paths_tmp();
     ck_assert_int_eq(crn_test_model_write(paths_tmp_file("m.gguf"), &shape, 1, CRN_QUANT_F32), 0);

@@ -1,6 +1,7 @@
-/* Prompt layout. A chat template is a Jinja program; none is run here. A template that uses `<|im_start|>` is taken for
- * ChatML, of which we need only the frame of one user turn. The default system turn that some templates add is left out:
- * it would be part of every shared context, and the design has no place for it. */
+/* Prompt layout. A chat template is a Jinja program; none is run here. A template that uses
+ * `<|im_start|>` is taken for ChatML, of which we need only the frame of one user turn. The default
+ * system turn that some templates add is left out: it would be part of every shared context, and
+ * the design has no place for it. */
 #include "tools/worker/chat.h"
 
 #include "ipc/cairn_status.h"
@@ -13,9 +14,10 @@ static bool holds(struct crn_gguf_str text, const char *what)
     return memmem(text.p, text.n, what, strlen(what)) != NULL;
 }
 
-int crn_chat_setup(const struct crn_gguf *g, const struct crn_tokenizer *t, struct crn_chat *out_chat)
+int crn_chat_setup(const struct crn_gguf *g, const struct crn_tokenizer *t,
+                   struct crn_chat *out_chat)
 {
-    struct crn_chat c = { .tokenizer = t, .prefix = "", .suffix = "" };
+    struct crn_chat c = {.tokenizer = t, .prefix = "", .suffix = ""};
     struct crn_gguf_str template;
     c.end_ids[0] = crn_tokenizer_eos(t);
     c.end_ids[1] = crn_tokenizer_find(t, "<|im_end|>");
@@ -23,9 +25,10 @@ int crn_chat_setup(const struct crn_gguf *g, const struct crn_tokenizer *t, stru
     if (rc != 0 && rc != CAIRN_E_MISS)
         return rc;
     if (rc == 0) {
-        if (!holds(template, "<|im_start|>") || crn_tokenizer_find(t, "<|im_start|>") == CRN_NO_TOKEN ||
-            c.end_ids[1] == CRN_NO_TOKEN) {
-            crn_log(CRN_LOG_ERROR, "%s: key tokenizer.chat_template: only ChatML templates are supported",
+        if (!holds(template, "<|im_start|>") ||
+            crn_tokenizer_find(t, "<|im_start|>") == CRN_NO_TOKEN || c.end_ids[1] == CRN_NO_TOKEN) {
+            crn_log(CRN_LOG_ERROR,
+                    "%s: key tokenizer.chat_template: only ChatML templates are supported",
                     crn_gguf_name(g));
             return CAIRN_E_UNSUPPORTED;
         }
@@ -51,14 +54,14 @@ static int append(const struct crn_chat *c, struct crn_gguf_str first, struct cr
 
 int crn_chat_context(const struct crn_chat *c, const char *text, size_t n, struct crn_ids *io_ids)
 {
-    const struct crn_gguf_str frame = { c->prefix, strlen(c->prefix) };
-    return append(c, frame, (struct crn_gguf_str){ text, n }, true, io_ids);
+    const struct crn_gguf_str frame = {c->prefix, strlen(c->prefix)};
+    return append(c, frame, (struct crn_gguf_str){text, n}, true, io_ids);
 }
 
 int crn_chat_question(const struct crn_chat *c, const char *text, size_t n, struct crn_ids *io_ids)
 {
-    const struct crn_gguf_str frame = { c->suffix, strlen(c->suffix) };
-    return append(c, (struct crn_gguf_str){ text, n }, frame, false, io_ids);
+    const struct crn_gguf_str frame = {c->suffix, strlen(c->suffix)};
+    return append(c, (struct crn_gguf_str){text, n}, frame, false, io_ids);
 }
 
 bool crn_chat_ends(const struct crn_chat *c, int32_t id)

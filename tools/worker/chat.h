@@ -1,11 +1,13 @@
-/* chat - the prompt layout that makes a context a prefix shared by all agents (design.md section 4).
+/* chat - the prompt layout that makes a context a prefix shared by all agents (design.md section
+ * 4).
  *
  *   context ids    `<|im_start|>user\n` + context
  *   question ids   question + `<|im_end|>\n<|im_start|>assistant\n`
  *
- * The parts are tokenised separately and their ids concatenated, so the context's ids never depend on the question.
- * Special tokens inside the context or a question are plain text: neither can forge a turn. A model without a chat
- * template gets the parts without any frame; another template than ChatML is refused. */
+ * The parts are tokenised separately and their ids concatenated, so the context's ids never depend
+ * on the question. Special tokens inside the context or a question are plain text: neither can
+ * forge a turn. A model without a chat template gets the parts without any frame; another template
+ * than ChatML is refused. */
 #ifndef CRN_WORKER_CHAT_H
 #define CRN_WORKER_CHAT_H
 
@@ -18,9 +20,10 @@ struct crn_chat {
     int32_t end_ids[2]; /* generation ends at any of them; CRN_NO_TOKEN = unused */
 };
 
-/* crn_chat_setup - layout of the model in g. Both arguments must outlive the result; nothing to free.
- * fails   CAIRN_E_UNSUPPORTED with one log line */
-int crn_chat_setup(const struct crn_gguf *g, const struct crn_tokenizer *t, struct crn_chat *out_chat);
+/* crn_chat_setup - layout of the model in g. Both arguments must outlive the result; nothing to
+ * free. fails   CAIRN_E_UNSUPPORTED with one log line */
+int crn_chat_setup(const struct crn_gguf *g, const struct crn_tokenizer *t,
+                   struct crn_chat *out_chat);
 
 /* Append the ids of a context, of a question. Fail like crn_tokenizer_encode. */
 int crn_chat_context(const struct crn_chat *c, const char *text, size_t n, struct crn_ids *io_ids);

@@ -2,12 +2,14 @@
  *
  *   magic, version, counts -> key/value pairs -> tensor infos -> alignment -> tensor extents
  *
- * Every read goes through a cursor that knows how many bytes are left, so a length can be compared but never added to a
- * pointer first. Counts are bounded by what the remaining bytes could hold before memory is taken. Keys and tensors are
- * then sorted by name, which finds duplicates and serves look-ups by bisection.
+ * Every read goes through a cursor that knows how many bytes are left, so a length can be compared
+ * but never added to a pointer first. Counts are bounded by what the remaining bytes could hold
+ * before memory is taken. Keys and tensors are then sorted by name, which finds duplicates and
+ * serves look-ups by bisection.
  *
- * Not here: writing, big-endian files, version 1, arrays of arrays, split files. A file that shrinks after it was mapped
- * raises SIGBUS at the next touch, as with every mapping; model files are not edited in place. */
+ * Not here: writing, big-endian files, version 1, arrays of arrays, split files. A file that
+ * shrinks after it was mapped raises SIGBUS at the next touch, as with every mapping; model files
+ * are not edited in place. */
 #include "tools/worker/gguf.h"
 
 #include "ipc/cairn_status.h"
@@ -51,13 +53,13 @@ struct cursor {
 };
 
 static const uint8_t scalar_bytes[] = {
-    [CRN_GGUF_U8] = 1,  [CRN_GGUF_I8] = 1,  [CRN_GGUF_U16] = 2,  [CRN_GGUF_I16] = 2,
-    [CRN_GGUF_U32] = 4, [CRN_GGUF_I32] = 4, [CRN_GGUF_F32] = 4,  [CRN_GGUF_BOOL] = 1,
+    [CRN_GGUF_U8] = 1,  [CRN_GGUF_I8] = 1,  [CRN_GGUF_U16] = 2, [CRN_GGUF_I16] = 2,
+    [CRN_GGUF_U32] = 4, [CRN_GGUF_I32] = 4, [CRN_GGUF_F32] = 4, [CRN_GGUF_BOOL] = 1,
     [CRN_GGUF_U64] = 8, [CRN_GGUF_I64] = 8, [CRN_GGUF_F64] = 8,
 };
 
-__attribute__((format(printf, 3, 4)))
-static int broken(const struct cursor *c, int code, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int broken(const struct cursor *c, int code,
+                                                        const char *format, ...)
 {
     char detail[256];
     va_list args;
@@ -128,11 +130,11 @@ static int take_str(struct cursor *c, size_t max_bytes, struct crn_gguf_str *out
     const uint8_t *p;
     rc = take(c, (size_t)n, &p);
     if (rc == 0)
-        *out_text = (struct crn_gguf_str){ (const char *)p, (size_t)n };
+        *out_text = (struct crn_gguf_str){(const char *)p, (size_t)n};
     return rc;
 }
 
-/* --- metadata ----------------------------------------------------------------------------------------------------- */
+/* --- metadata --------------------------------------------------------------------------------- */
 
 static int take_bools(struct cursor *c, uint64_t count)
 {
@@ -151,7 +153,8 @@ static int take_bools(struct cursor *c, uint64_t count)
 static int take_elements(struct cursor *c, uint32_t type, uint64_t count)
 {
     if (count > left(c))
-        return broken(c, CAIRN_E_FORMAT, "%llu elements in %zu bytes", (unsigned long long)count, left(c));
+        return broken(c, CAIRN_E_FORMAT, "%llu elements in %zu bytes", (unsigned long long)count,
+                      left(c));
     if (type == CRN_GGUF_BOOL)
         return take_bools(c, count);
     if (type == CRN_GGUF_STRING) {
@@ -225,7 +228,7 @@ static int take_keys(struct cursor *c, struct crn_gguf *g)
     return 0;
 }
 
-/* --- tensors ------------------------------------------------------------------------------------------------------ */
+/* --- tensors ---------------------------------------------------------------------------------- */
 
 /* Fills n_elements and size_bytes; refuses shapes that overflow or do not fill whole blocks. */
 static int measure(const struct cursor *c, struct crn_gguf_tensor *t)
@@ -303,13 +306,14 @@ static int place(struct cursor *c, struct crn_gguf *g, const uint64_t *offsets, 
     for (size_t i = 0; i < g->n_tensors; i++) {
         struct crn_gguf_tensor *t = &g->tensors[i];
         uint64_t begin, end;
-        name_it(c, "tensor", (struct crn_gguf_str){ t->name, strlen(t->name) });
+        name_it(c, "tensor", (struct crn_gguf_str){t->name, strlen(t->name)});
         if (offsets[i] % alignment != 0)
             return broken(c, CAIRN_E_FORMAT, "data offset %llu is not a multiple of %u",
                           (unsigned long long)offsets[i], alignment);
         if (__builtin_add_overflow(start, offsets[i], &begin) ||
             __builtin_add_overflow(begin, t->size_bytes, &end) || end > g->size_bytes)
-            return broken(c, CAIRN_E_FORMAT, "data of %llu bytes at %llu + %llu ends beyond the file of %zu bytes",
+            return broken(c, CAIRN_E_FORMAT,
+                          "data of %llu bytes at %llu + %llu ends beyond the file of %zu bytes",
                           (unsigned long long)t->size_bytes, (unsigned long long)start,
                           (unsigned long long)offsets[i], g->size_bytes);
         t->data = g->base + begin;
@@ -339,13 +343,13 @@ static int take_tensors(struct cursor *c, struct crn_gguf *g)
     for (size_t i = 1; i < g->n_tensors; i++) {
         if (by_name(&g->tensors[i - 1], &g->tensors[i]) != 0)
             continue;
-        name_it(c, "tensor", (struct crn_gguf_str){ g->tensors[i].name, strlen(g->tensors[i].name) });
+        name_it(c, "tensor", (struct crn_gguf_str){g->tensors[i].name, strlen(g->tensors[i].name)});
         return broken(c, CAIRN_E_FORMAT, "appears twice");
     }
     return 0;
 }
 
-/* --- opening ------------------------------------------------------------------------------------------------------ */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 /* Magic, version, counts. Counts are bounded here, before anything is allocated for them. */
 static int take_header(struct cursor *c, struct crn_gguf *g)
@@ -365,9 +369,11 @@ static int take_header(struct cursor *c, struct crn_gguf *g)
     if ((rc = take_u64(c, &n_tensors)) != 0 || (rc = take_u64(c, &n_keys)) != 0)
         return rc;
     if (n_keys > MAX_KEYS || n_keys > left(c) / MIN_KEY_RECORD)
-        return broken(c, CAIRN_E_FORMAT, "%llu keys in %zu bytes", (unsigned long long)n_keys, left(c));
+        return broken(c, CAIRN_E_FORMAT, "%llu keys in %zu bytes", (unsigned long long)n_keys,
+                      left(c));
     if (n_tensors > MAX_TENSORS || n_tensors > left(c) / MIN_TENSOR_RECORD)
-        return broken(c, CAIRN_E_FORMAT, "%llu tensors in %zu bytes", (unsigned long long)n_tensors, left(c));
+        return broken(c, CAIRN_E_FORMAT, "%llu tensors in %zu bytes", (unsigned long long)n_tensors,
+                      left(c));
     g->n_keys = (size_t)n_keys;
     g->n_tensors = (size_t)n_tensors;
     return 0;
@@ -375,7 +381,7 @@ static int take_header(struct cursor *c, struct crn_gguf *g)
 
 static int parse(struct crn_gguf *g)
 {
-    struct cursor c = { .g = g, .what = "header" };
+    struct cursor c = {.g = g, .what = "header"};
     int rc = take_header(&c, g);
     if (rc != 0)
         return rc;
@@ -402,7 +408,8 @@ static int open_bytes(const void *bytes, size_t size_bytes, bool mapped, const c
         crn_log(CRN_LOG_ERROR, "%s: no memory", label);
         return -ENOMEM;
     }
-    *g = (struct crn_gguf){ .label = copy, .base = bytes, .size_bytes = size_bytes, .mapped = mapped };
+    *g =
+        (struct crn_gguf){.label = copy, .base = bytes, .size_bytes = size_bytes, .mapped = mapped};
     int rc = parse(g);
     if (rc != 0) {
         crn_gguf_close(g);
@@ -471,7 +478,7 @@ void crn_gguf_close(struct crn_gguf *g)
     free(g);
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------ */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 const char *crn_gguf_name(const struct crn_gguf *g)
 {
@@ -486,7 +493,7 @@ const uint8_t *crn_gguf_bytes(const struct crn_gguf *g, size_t *out_size_bytes)
 
 const struct crn_gguf_value *crn_gguf_find(const struct crn_gguf *g, const char *key)
 {
-    struct crn_gguf_value want = { .key = { key, strlen(key) } };
+    struct crn_gguf_value want = {.key = {key, strlen(key)}};
     return bsearch(&want, g->keys, g->n_keys, sizeof *g->keys, by_key);
 }
 
@@ -501,7 +508,8 @@ static int wrong(const struct crn_gguf *g, const struct crn_gguf_value *v, const
 static bool load_int(uint32_t type, const uint8_t *p, int64_t *out_number)
 {
     uint64_t raw = 0;
-    if (type > CRN_GGUF_I64 || type == CRN_GGUF_F32 || type == CRN_GGUF_BOOL || scalar_bytes[type] == 0)
+    if (type > CRN_GGUF_I64 || type == CRN_GGUF_F32 || type == CRN_GGUF_BOOL ||
+        scalar_bytes[type] == 0)
         return false;
     memcpy(&raw, p, scalar_bytes[type]);
     switch (type) {
@@ -590,7 +598,7 @@ static struct crn_gguf_str load_str(const uint8_t *p)
 {
     uint64_t n;
     memcpy(&n, p, sizeof n);
-    return (struct crn_gguf_str){ (const char *)p + sizeof n, (size_t)n };
+    return (struct crn_gguf_str){(const char *)p + sizeof n, (size_t)n};
 }
 
 int crn_gguf_str(const struct crn_gguf *g, const char *key, struct crn_gguf_str *out_text)

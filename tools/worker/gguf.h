@@ -1,11 +1,15 @@
-/* gguf - read-only view of a GGUF file (version 2 or 3, little-endian): typed metadata and tensors, by name.
+/* gguf - read-only view of a GGUF file (version 2 or 3, little-endian): typed metadata and tensors,
+ * by name.
  *
- * Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The file is mapped read-only and is hostile until
- * checked; after a successful open every key, string, array element and tensor byte lies inside the mapping. All
- * pointers handed out point into the mapping or into the object and live until crn_gguf_close().
- * Errors: the first broken thing gives one log line (file, key or tensor, byte offset) and one of CAIRN_E_FORMAT,
- * CAIRN_E_VERSION, CAIRN_E_UNSUPPORTED (a tensor type we do not read), -errno (cannot open, no memory).
- * thread: an open file is immutable, any number of threads may read it. */
+ * Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The file is mapped read-only
+ * and is hostile until checked; after a successful open every key, string, array element and tensor
+ * byte lies inside the mapping. All pointers handed out point into the mapping or into the object
+ * and live until crn_gguf_close().
+ *
+ * fails   the first broken thing gives one log line (file, key or tensor, byte offset) and one of
+ *         CAIRN_E_FORMAT, CAIRN_E_VERSION, CAIRN_E_UNSUPPORTED (a tensor type we do not read),
+ *         -errno (cannot open, no memory)
+ * thread  an open file is immutable, any number of threads may read it */
 #ifndef CRN_WORKER_GGUF_H
 #define CRN_WORKER_GGUF_H
 
@@ -39,7 +43,8 @@ struct crn_gguf_str {
     size_t n;
 };
 
-/* One metadata value. For an array: `element` is its element type, `count` its length; else count is 1. */
+/* One metadata value. For an array: `element` is its element type, `count` its length; else count
+ * is 1. */
 struct crn_gguf_value {
     struct crn_gguf_str key;
     uint32_t type;    /* enum crn_gguf_type */
@@ -49,7 +54,8 @@ struct crn_gguf_value {
     size_t size_bytes;
 };
 
-/* One tensor. dims[0] is the innermost: a matrix that maps `in` numbers to `out` has dims {in, out}. */
+/* One tensor. dims[0] is the innermost: a matrix that maps `in` numbers to `out` has dims {in,
+ * out}. */
 struct crn_gguf_tensor {
     char name[CRN_GGUF_MAX_NAME + 1];
     uint32_t type; /* enum crn_quant_type, tools/worker/quant.h */
@@ -67,7 +73,8 @@ struct crn_gguf;
  * fails   CAIRN_E_FORMAT, CAIRN_E_VERSION, CAIRN_E_UNSUPPORTED, -errno */
 int crn_gguf_open(const char *path, struct crn_gguf **out_gguf);
 
-/* The same on memory that stays the caller's and must outlive the object; `label` is copied and names it in log lines. */
+/* The same on memory that stays the caller's and must outlive the object; `label` is copied and
+ * names it in log lines. */
 int crn_gguf_open_memory(const void *bytes, size_t size_bytes, const char *label,
                          struct crn_gguf **out_gguf);
 
@@ -81,8 +88,9 @@ const uint8_t *crn_gguf_bytes(const struct crn_gguf *g, size_t *out_size_bytes);
 /* crn_gguf_find - the value of a key, or NULL. */
 const struct crn_gguf_value *crn_gguf_find(const struct crn_gguf *g, const char *key);
 
-/* crn_gguf_u32, _u64, _f32, _bool, _str - a typed value. Integers of any width convert when the number fits, f64 to f32.
- * fails   CAIRN_E_MISS when the key is absent (no log line), CAIRN_E_FORMAT when its type or range is wrong */
+/* crn_gguf_u32, _u64, _f32, _bool, _str - a typed value. Integers of any width convert when the
+ * number fits, f64 to f32. fails   CAIRN_E_MISS when the key is absent (no log line),
+ * CAIRN_E_FORMAT when its type or range is wrong */
 int crn_gguf_u32(const struct crn_gguf *g, const char *key, uint32_t *out_number);
 int crn_gguf_u64(const struct crn_gguf *g, const char *key, uint64_t *out_number);
 int crn_gguf_f32(const struct crn_gguf *g, const char *key, float *out_number);
@@ -93,7 +101,8 @@ int crn_gguf_str(const struct crn_gguf *g, const char *key, struct crn_gguf_str 
 bool crn_gguf_next_str(const struct crn_gguf_value *array, size_t *cursor,
                        struct crn_gguf_str *out_text);
 
-/* Element `index` (< count) of an array of integers; CAIRN_E_FORMAT when the elements are not integers. */
+/* Element `index` (< count) of an array of integers; CAIRN_E_FORMAT when the elements are not
+ * integers. */
 int crn_gguf_int_at(const struct crn_gguf_value *array, uint64_t index, int64_t *out_number);
 
 /* Tensors, sorted by name. */

@@ -1,28 +1,28 @@
-/* Row dequantisation. Scalar code in loops of fixed length, which the compiler vectorises; f16 is converted by integer
- * arithmetic and one exact multiplication, so results do not depend on the machine. No quantisation here: nothing that
- * Cairn runs writes weights. */
+/* Row dequantisation. Scalar code in loops of fixed length, which the compiler vectorises; f16 is
+ * converted by integer arithmetic and one exact multiplication, so results do not depend on the
+ * machine. No quantisation here: nothing that Cairn runs writes weights. */
 #include "tools/worker/quant.h"
 
 #include <string.h>
 
 static const struct crn_quant_info infos[] = {
-    [CRN_QUANT_F32] = { "f32", 1, 4 },
-    [CRN_QUANT_F16] = { "f16", 1, 2 },
-    [CRN_QUANT_Q4_0] = { "q4_0", CRN_QUANT_BLOCK, 18 },
-    [CRN_QUANT_Q4_1] = { "q4_1", CRN_QUANT_BLOCK, 20 },
-    [CRN_QUANT_Q8_0] = { "q8_0", CRN_QUANT_BLOCK, 34 },
-    [CRN_QUANT_BF16] = { "bf16", 1, 2 },
+    [CRN_QUANT_F32] = {"f32", 1, 4},
+    [CRN_QUANT_F16] = {"f16", 1, 2},
+    [CRN_QUANT_Q4_0] = {"q4_0", CRN_QUANT_BLOCK, 18},
+    [CRN_QUANT_Q4_1] = {"q4_1", CRN_QUANT_BLOCK, 20},
+    [CRN_QUANT_Q8_0] = {"q8_0", CRN_QUANT_BLOCK, 34},
+    [CRN_QUANT_BF16] = {"bf16", 1, 2},
 };
 
 /* enum ggml_type, ggml/include/ggml.h; gaps are types that were removed. */
 static const char *const names[] = {
-    [0] = "f32",      [1] = "f16",      [2] = "q4_0",    [3] = "q4_1",    [6] = "q5_0",
-    [7] = "q5_1",     [8] = "q8_0",     [9] = "q8_1",    [10] = "q2_k",   [11] = "q3_k",
-    [12] = "q4_k",    [13] = "q5_k",    [14] = "q6_k",   [15] = "q8_k",   [16] = "iq2_xxs",
-    [17] = "iq2_xs",  [18] = "iq3_xxs", [19] = "iq1_s",  [20] = "iq4_nl", [21] = "iq3_s",
-    [22] = "iq2_s",   [23] = "iq4_xs",  [24] = "i8",     [25] = "i16",    [26] = "i32",
-    [27] = "i64",     [28] = "f64",     [29] = "iq1_m",  [30] = "bf16",   [34] = "tq1_0",
-    [35] = "tq2_0",   [39] = "mxfp4",
+    [0] = "f32",     [1] = "f16",      [2] = "q4_0",   [3] = "q4_1",    [6] = "q5_0",
+    [7] = "q5_1",    [8] = "q8_0",     [9] = "q8_1",   [10] = "q2_k",   [11] = "q3_k",
+    [12] = "q4_k",   [13] = "q5_k",    [14] = "q6_k",  [15] = "q8_k",   [16] = "iq2_xxs",
+    [17] = "iq2_xs", [18] = "iq3_xxs", [19] = "iq1_s", [20] = "iq4_nl", [21] = "iq3_s",
+    [22] = "iq2_s",  [23] = "iq4_xs",  [24] = "i8",    [25] = "i16",    [26] = "i32",
+    [27] = "i64",    [28] = "f64",     [29] = "iq1_m", [30] = "bf16",   [34] = "tq1_0",
+    [35] = "tq2_0",  [39] = "mxfp4",
 };
 
 const struct crn_quant_info *crn_quant_info(uint32_t type)
@@ -53,8 +53,9 @@ static inline uint32_t bits_of_float(float f)
     return bits;
 }
 
-/* f16 -> f32, exact. The exponent is moved into place and rebiased by 2^112, which also normalises denormals; infinity
- * and NaN need their exponent set to all ones. No branch, so that loops over it vectorise. */
+/* f16 -> f32, exact. The exponent is moved into place and rebiased by 2^112, which also normalises
+ * denormals; infinity and NaN need their exponent set to all ones. No branch, so that loops over it
+ * vectorise. */
 static inline float float_of_half(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;

@@ -1,9 +1,9 @@
 /* quant - how tensors of a GGUF file store numbers, and how they become float32.
  *
- * Block formats are those of ggml (ggml/src/ggml-common.h): 32 numbers per block, scales in f16, little-endian.
- *   q8_0  d, 32 x int8            x = d * q
- *   q4_0  d, 16 bytes of nibbles  x = d * (q - 8)   byte i holds number i (low) and number i + 16 (high)
- *   q4_1  d, m, 16 bytes          x = d * q + m */
+ * Block formats are those of ggml (ggml/src/ggml-common.h): 32 numbers per block, scales in f16,
+ * little-endian. q8_0  d, 32 x int8            x = d * q q4_0  d, 16 bytes of nibbles  x = d * (q -
+ * 8)   byte i holds number i (low) and number i + 16 (high) q4_1  d, m, 16 bytes          x = d * q
+ * + m */
 #ifndef CRN_WORKER_QUANT_H
 #define CRN_WORKER_QUANT_H
 
@@ -35,8 +35,8 @@ const struct crn_quant_info *crn_quant_info(uint32_t type);
 const char *crn_quant_name(uint32_t type);
 
 /* crn_quant_row - n numbers to float32, exactly as ggml does.
- * in      src: n / block_elems blocks, any alignment; n: a multiple of block_elems; type: one that crn_quant_info knows
- * out     out [n] */
+ * in      src: n / block_elems blocks, any alignment; n: a multiple of block_elems; type: one that
+ * crn_quant_info knows out     out [n] */
 void crn_quant_row(uint32_t type, const void *src, size_t n, float *out);
 
 #endif

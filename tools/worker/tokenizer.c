@@ -1,12 +1,15 @@
-/* Byte-level BPE. GPT-2 writes every byte as one printable letter; the vocabulary and the merges are in that alphabet. It is
- * used here only while loading: a word is a list of byte tokens from the start, and a merge is a look-up of two ids.
+/* Byte-level BPE. GPT-2 writes every byte as one printable letter; the vocabulary and the merges
+ * are in that alphabet. It is used here only while loading: a word is a list of byte tokens from
+ * the start, and a merge is a look-up of two ids.
  *
  *   vocabulary   hash table name -> id (the last of equal names wins, as in llama.cpp)
  *   merges       hash table (left id, right id) -> (rank, merged id)
  *   pre-token    up to four patterns, each cutting what the one before it left or matched
- *   a word       doubly linked symbols and a heap of candidate pairs by (rank, position): n log n also for one long word
+ *   a word       doubly linked symbols and a heap of candidate pairs by (rank, position): n log n,
+ *                also for one long word
  *
- * Not here: SentencePiece and WordPiece vocabularies, BOS or EOS insertion, stripping around special tokens. */
+ * Not here: SentencePiece and WordPiece vocabularies, BOS or EOS insertion, stripping around
+ * special tokens. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "tools/worker/tokenizer.h"
 
@@ -58,9 +61,11 @@ struct crn_tokenizer {
 };
 
 /* White space is llama.cpp's list, which differs from PCRE2's \s in U+180E. */
-#define SPACES "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACES                                                                                     \
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
+    "\\x{205f}\\x{3000}"
 #define GPT2_PATTERN                                                                               \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACES "\\p{L}\\p{N}]+|[" SPACES           \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACES "\\p{L}\\p{N}]+|[" SPACES            \
     "]+(?![^" SPACES "])|[" SPACES "]+"
 
 /* Names of tokenizer.ggml.pre and their patterns: llama.cpp, src/llama-vocab.cpp. */
@@ -68,15 +73,15 @@ static const struct {
     const char *name;
     const char *patterns[MAX_PATTERNS];
 } pre_tokenizers[] = {
-    { "smollm", { "\\p{N}", GPT2_PATTERN } },
-    { "starcoder", { "\\p{N}", GPT2_PATTERN } },
-    { "refact", { "\\p{N}", GPT2_PATTERN } },
-    { "gpt-2", { GPT2_PATTERN } },
-    { "phi-2", { GPT2_PATTERN } },
-    { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2_PATTERN, "\\p{N}+", "[0-9][0-9][0-9]" } },
+    {"smollm", {"\\p{N}", GPT2_PATTERN}},
+    {"starcoder", {"\\p{N}", GPT2_PATTERN}},
+    {"refact", {"\\p{N}", GPT2_PATTERN}},
+    {"gpt-2", {GPT2_PATTERN}},
+    {"phi-2", {GPT2_PATTERN}},
+    {"default", {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2_PATTERN, "\\p{N}+", "[0-9][0-9][0-9]"}},
 };
 
-/* --- small parts -------------------------------------------------------------------------------------------------- */
+/* --- small parts ------------------------------------------------------------------------------ */
 
 int crn_ids_push(struct crn_ids *ids, int32_t id)
 {
@@ -95,10 +100,11 @@ int crn_ids_push(struct crn_ids *ids, int32_t id)
 void crn_ids_free(struct crn_ids *ids)
 {
     free(ids->ids);
-    *ids = (struct crn_ids){ 0 };
+    *ids = (struct crn_ids){0};
 }
 
-/* Length of the well-formed UTF-8 character at p, 0 when there is none within n bytes (RFC 3629 table). */
+/* Length of the well-formed UTF-8 character at p, 0 when there is none within n bytes (RFC 3629
+ * table). */
 static size_t utf8_char(const uint8_t *p, size_t n)
 {
     uint8_t low = 0x80, high = 0xbf;
@@ -186,7 +192,8 @@ static struct merge *merge_slot(const struct crn_tokenizer *t, int32_t left, int
     }
 }
 
-/* GPT-2's alphabet: letter of a byte. Printable Latin-1 is itself, the others are U+0100 upwards in byte order. */
+/* GPT-2's alphabet: letter of a byte. Printable Latin-1 is itself, the others are U+0100 upwards in
+ * byte order. */
 static bool stands_for_itself(uint32_t byte)
 {
     return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
@@ -204,7 +211,7 @@ static void fill_alphabet(int16_t byte_of[ALPHABET])
         byte_of[stands_for_itself(byte) ? byte : next++] = (int16_t)byte;
 }
 
-/* --- loading ------------------------------------------------------------------------------------------------------ */
+/* --- loading ---------------------------------------------------------------------------------- */
 
 static int fail(const struct crn_tokenizer *t, int code, const char *what)
 {
@@ -216,7 +223,8 @@ static int load_names(struct crn_tokenizer *t)
 {
     const struct crn_gguf_value *tokens = crn_gguf_find(t->g, "tokenizer.ggml.tokens");
     if (tokens == NULL || tokens->type != CRN_GGUF_ARRAY || tokens->element != CRN_GGUF_STRING)
-        return fail(t, CAIRN_E_FORMAT, "key tokenizer.ggml.tokens is missing or not an array of strings");
+        return fail(t, CAIRN_E_FORMAT,
+                    "key tokenizer.ggml.tokens is missing or not an array of strings");
     if (tokens->count == 0 || tokens->count > MAX_VOCAB)
         return fail(t, CAIRN_E_FORMAT, "key tokenizer.ggml.tokens has an impossible length");
     t->n_tokens = (uint32_t)tokens->count;
@@ -264,20 +272,24 @@ static int load_specials(struct crn_tokenizer *t, const struct crn_gguf_value *t
             continue;
         if (t->n_specials == MAX_SPECIAL)
             return fail(t, CAIRN_E_UNSUPPORTED, "more than 4096 special tokens");
-        t->specials[t->n_specials++] = (struct special){ t->names[id], (int32_t)id, type != TYPE_USER };
+        t->specials[t->n_specials++] =
+            (struct special){t->names[id], (int32_t)id, type != TYPE_USER};
     }
     qsort(t->specials, t->n_specials, sizeof *t->specials, longest_first);
     return 0;
 }
 
-/* Spells a name with the alphabet into out (at most n bytes); SIZE_MAX when a letter is not part of it. */
+/* Spells a name with the alphabet into out (at most n bytes); SIZE_MAX when a letter is not part of
+ * it. */
 static size_t spell(const int16_t byte_of[ALPHABET], struct crn_gguf_str name, char *out)
 {
     size_t used = 0;
     for (size_t i = 0; i < name.n;) {
         const uint8_t *p = (const uint8_t *)name.p + i;
         size_t len = utf8_char(p, name.n - i);
-        uint32_t letter = len == 1 ? p[0] : len == 2 ? (uint32_t)(p[0] & 0x1f) << 6 | (p[1] & 0x3fu) : ALPHABET;
+        uint32_t letter = len == 1   ? p[0]
+                          : len == 2 ? (uint32_t)(p[0] & 0x1f) << 6 | (p[1] & 0x3fu)
+                                     : ALPHABET;
         if (letter >= ALPHABET || byte_of[letter] < 0)
             return SIZE_MAX;
         out[used++] = (char)(uint8_t)byte_of[letter];
@@ -305,7 +317,7 @@ static int load_pieces(struct crn_tokenizer *t, const struct crn_gguf_value *typ
         size_t n = type_of(types, id) == TYPE_NORMAL ? spell(byte_of, t->names[id], out) : SIZE_MAX;
         if (n == SIZE_MAX)
             continue;
-        t->pieces[id] = (struct crn_gguf_str){ out, n };
+        t->pieces[id] = (struct crn_gguf_str){out, n};
         out += n;
         if (n == 1)
             t->byte_ids[(uint8_t)out[-1]] = (int32_t)id;
@@ -329,7 +341,7 @@ static int add_merge(struct crn_tokenizer *t, struct crn_gguf_str text, uint32_t
         return fail(t, CAIRN_E_FORMAT, "key tokenizer.ggml.merges: an entry is not made of tokens");
     struct merge *m = merge_slot(t, left, right);
     if (m->left == CRN_NO_TOKEN)
-        *m = (struct merge){ left, right, merged, rank };
+        *m = (struct merge){left, right, merged, rank};
     return 0;
 }
 
@@ -337,7 +349,8 @@ static int load_merges(struct crn_tokenizer *t)
 {
     const struct crn_gguf_value *merges = crn_gguf_find(t->g, "tokenizer.ggml.merges");
     if (merges == NULL || merges->type != CRN_GGUF_ARRAY || merges->element != CRN_GGUF_STRING)
-        return fail(t, CAIRN_E_FORMAT, "key tokenizer.ggml.merges is missing or not an array of strings");
+        return fail(t, CAIRN_E_FORMAT,
+                    "key tokenizer.ggml.merges is missing or not an array of strings");
     if (merges->count > MAX_MERGES)
         return fail(t, CAIRN_E_FORMAT, "key tokenizer.ggml.merges has an impossible length");
     t->merge_mask = mask_for((uint32_t)merges->count);
@@ -357,10 +370,11 @@ static int compile(struct crn_tokenizer *t, const char *pattern)
 {
     int error;
     PCRE2_SIZE at;
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &at,
-                                     NULL);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                                     PCRE2_UTF | PCRE2_UCP, &error, &at, NULL);
     if (code == NULL)
-        return fail(t, CAIRN_E_UNSUPPORTED, "PCRE2 cannot compile the pre-tokenizer (built without Unicode?)");
+        return fail(t, CAIRN_E_UNSUPPORTED,
+                    "PCRE2 cannot compile the pre-tokenizer (built without Unicode?)");
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* without JIT it is only slower */
     t->patterns[t->n_patterns++] = code;
     return 0;
@@ -368,7 +382,7 @@ static int compile(struct crn_tokenizer *t, const char *pattern)
 
 static int load_patterns(struct crn_tokenizer *t)
 {
-    struct crn_gguf_str pre = { "default", 7 };
+    struct crn_gguf_str pre = {"default", 7};
     int rc = crn_gguf_str(t->g, "tokenizer.ggml.pre", &pre);
     if (rc != 0 && rc != CAIRN_E_MISS)
         return rc;
@@ -376,14 +390,16 @@ static int load_patterns(struct crn_tokenizer *t)
         if (!crn_gguf_str_is(pre, pre_tokenizers[i].name))
             continue;
         rc = 0;
-        for (uint32_t p = 0; p < MAX_PATTERNS && pre_tokenizers[i].patterns[p] != NULL && rc == 0; p++)
+        for (uint32_t p = 0; p < MAX_PATTERNS && pre_tokenizers[i].patterns[p] != NULL && rc == 0;
+             p++)
             rc = compile(t, pre_tokenizers[i].patterns[p]);
         return rc;
     }
-    char shown[32] = { 0 };
+    char shown[32] = {0};
     for (size_t i = 0; i < pre.n && i + 1 < sizeof shown; i++)
         shown[i] = pre.p[i] > ' ' && pre.p[i] < 127 ? pre.p[i] : '?';
-    crn_log(CRN_LOG_ERROR, "%s: tokenizer: key tokenizer.ggml.pre: `%s` is not supported", crn_gguf_name(t->g), shown);
+    crn_log(CRN_LOG_ERROR, "%s: tokenizer: key tokenizer.ggml.pre: `%s` is not supported",
+            crn_gguf_name(t->g), shown);
     return CAIRN_E_UNSUPPORTED;
 }
 
@@ -398,13 +414,14 @@ static int load(struct crn_tokenizer *t)
     if (rc != 0)
         return rc;
     if (!crn_gguf_str_is(model, "gpt2"))
-        return fail(t, CAIRN_E_UNSUPPORTED, "key tokenizer.ggml.model: only `gpt2` (byte-level BPE) is supported");
+        return fail(t, CAIRN_E_UNSUPPORTED,
+                    "key tokenizer.ggml.model: only `gpt2` (byte-level BPE) is supported");
     if ((rc = load_names(t)) != 0)
         return rc;
     if (types != NULL && (types->type != CRN_GGUF_ARRAY || types->count != t->n_tokens))
         return fail(t, CAIRN_E_FORMAT, "key tokenizer.ggml.token_type does not fit the tokens");
-    if ((rc = load_specials(t, types)) != 0 || (rc = load_pieces(t, types)) != 0 || (rc = load_merges(t)) != 0 ||
-        (rc = load_patterns(t)) != 0)
+    if ((rc = load_specials(t, types)) != 0 || (rc = load_pieces(t, types)) != 0 ||
+        (rc = load_merges(t)) != 0 || (rc = load_patterns(t)) != 0)
         return rc;
     rc = crn_gguf_u32(t->g, "tokenizer.ggml.eos_token_id", &eos);
     if (rc == 0 && eos >= t->n_tokens)
@@ -443,7 +460,7 @@ void crn_tokenizer_destroy(struct crn_tokenizer *t)
     free(t);
 }
 
-/* --- encoding ----------------------------------------------------------------------------------------------------- */
+/* --- encoding --------------------------------------------------------------------------------- */
 
 /* Symbols of one word: doubly linked, merged ones drop out. */
 struct symbol {
@@ -507,7 +524,7 @@ static void consider(struct encoding *e, uint32_t left, uint32_t right)
         return;
     const struct merge *m = merge_slot(e->t, left_id, right_id);
     if (m->left != CRN_NO_TOKEN)
-        heap_push(e, (struct candidate){ m->rank, left, left_id, right_id, m->merged });
+        heap_push(e, (struct candidate){m->rank, left, left_id, right_id, m->merged});
 }
 
 /* Every symbol starts one candidate, every merge at most two more: 3n slots are enough. */
@@ -534,7 +551,8 @@ static void merge_symbols(struct encoding *e)
     while (e->n_heap > 0) {
         struct candidate c = heap_pop(e);
         struct symbol *left = &e->symbols[c.left];
-        if (left->id != c.left_id || left->next == NO_SYMBOL || e->symbols[left->next].id != c.right_id)
+        if (left->id != c.left_id || left->next == NO_SYMBOL ||
+            e->symbols[left->next].id != c.right_id)
             continue;
         struct symbol *right = &e->symbols[left->next];
         right->id = CRN_NO_TOKEN;
@@ -553,7 +571,7 @@ static int encode_word(struct encoding *e, const char *word, size_t n)
     if (rc != 0)
         return rc;
     for (uint32_t i = 0; i < n; i++) {
-        e->symbols[i] = (struct symbol){ e->t->byte_ids[(uint8_t)word[i]], i - 1, i + 1 };
+        e->symbols[i] = (struct symbol){e->t->byte_ids[(uint8_t)word[i]], i - 1, i + 1};
     }
     e->symbols[0].prev = NO_SYMBOL;
     e->symbols[n - 1].next = NO_SYMBOL;
@@ -568,7 +586,8 @@ static int encode_word(struct encoding *e, const char *word, size_t n)
     return rc;
 }
 
-/* Cuts a text with pattern `level`; matches and what lies between them go on to the next pattern. Depth <= 4. */
+/* Cuts a text with pattern `level`; matches and what lies between them go on to the next pattern.
+ * Depth <= 4. */
 static int cut(struct encoding *e, uint32_t level, const char *text, size_t n)
 {
     if (n == 0)
@@ -577,8 +596,8 @@ static int cut(struct encoding *e, uint32_t level, const char *text, size_t n)
         return encode_word(e, text, n);
     const PCRE2_SIZE *span = pcre2_get_ovector_pointer(e->matches[level]);
     for (size_t at = 0; at < n;) {
-        int found = pcre2_match(e->t->patterns[level], (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, e->matches[level],
-                                NULL);
+        int found = pcre2_match(e->t->patterns[level], (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK,
+                                e->matches[level], NULL);
         if (found == PCRE2_ERROR_NOMATCH)
             return cut(e, level + 1, text + at, n - at);
         if (found < 0 || span[1] <= span[0])
@@ -593,12 +612,14 @@ static int cut(struct encoding *e, uint32_t level, const char *text, size_t n)
     return 0;
 }
 
-/* Cuts out special tokens, the longest names first. Recursion only goes down the list, for the text before a find. */
+/* Cuts out special tokens, the longest names first. Recursion only goes down the list, for the text
+ * before a find. */
 static int cut_specials(struct encoding *e, const char *text, size_t n, uint32_t first)
 {
     for (uint32_t k = first; k < e->t->n_specials && n > 0;) {
         const struct special *s = &e->t->specials[k];
-        const char *at = s->control && !e->parse_special ? NULL : memmem(text, n, s->name.p, s->name.n);
+        const char *at =
+            s->control && !e->parse_special ? NULL : memmem(text, n, s->name.p, s->name.n);
         if (at == NULL) {
             k++;
             continue;
@@ -642,14 +663,14 @@ static int well_formed(const char *text, size_t n, char **out_copy, size_t *out_
     return 0;
 }
 
-int crn_tokenizer_encode(const struct crn_tokenizer *t, const char *text, size_t n, bool parse_special,
-                         struct crn_ids *io_ids)
+int crn_tokenizer_encode(const struct crn_tokenizer *t, const char *text, size_t n,
+                         bool parse_special, struct crn_ids *io_ids)
 {
     if (n > CRN_MAX_TEXT_BYTES) {
         crn_log(CRN_LOG_ERROR, "text of %zu bytes, at most %u", n, CRN_MAX_TEXT_BYTES);
         return CAIRN_E_TOO_BIG;
     }
-    struct encoding e = { .t = t, .parse_special = parse_special, .ids = io_ids };
+    struct encoding e = {.t = t, .parse_special = parse_special, .ids = io_ids};
     size_t n_before = io_ids->n;
     char *copy;
     int rc = well_formed(text, n, &copy, &n);
@@ -669,12 +690,12 @@ int crn_tokenizer_encode(const struct crn_tokenizer *t, const char *text, size_t
     return rc;
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------ */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 struct crn_gguf_str crn_tokenizer_piece(const struct crn_tokenizer *t, int32_t id)
 {
     if (id < 0 || (uint32_t)id >= t->n_tokens)
-        return (struct crn_gguf_str){ "", 0 };
+        return (struct crn_gguf_str){"", 0};
     return t->pieces[id];
 }
 

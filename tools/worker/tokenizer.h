@@ -1,8 +1,8 @@
 /* tokenizer - byte-level BPE from the metadata of a GGUF file, equal to llama.cpp's.
  *
- * text -> special tokens cut out -> pre-tokenizer (tokenizer.ggml.pre) cuts words -> pairs merge by rank -> ids.
- * No BOS is added. Bytes that are not well-formed UTF-8 become U+FFFD, one per byte, as in llama.cpp (which, however,
- * lets overlong forms and surrogates pass). */
+ * text -> special tokens cut out -> pre-tokenizer (tokenizer.ggml.pre) cuts words -> pairs merge by
+ * rank -> ids. No BOS is added. Bytes that are not well-formed UTF-8 become U+FFFD, one per byte,
+ * as in llama.cpp (which, however, lets overlong forms and surrogates pass). */
 #ifndef CRN_WORKER_TOKENIZER_H
 #define CRN_WORKER_TOKENIZER_H
 
@@ -26,20 +26,21 @@ struct crn_tokenizer;
 /* crn_tokenizer_create - read vocabulary, merges and pre-tokenizer.
  * in      g: must outlive the tokenizer
  * own     end with crn_tokenizer_destroy()
- * fails   CAIRN_E_FORMAT, CAIRN_E_UNSUPPORTED (other tokenizer model or pre-tokenizer), -ENOMEM; one log line */
+ * fails   CAIRN_E_FORMAT, CAIRN_E_UNSUPPORTED (other tokenizer model or pre-tokenizer), -ENOMEM;
+ * one log line */
 int crn_tokenizer_create(const struct crn_gguf *g, struct crn_tokenizer **out_tokenizer);
 void crn_tokenizer_destroy(struct crn_tokenizer *t);
 
 /* crn_tokenizer_encode - append the ids of a text.
- * in      text: n bytes, any; parse_special: control tokens in the text become their ids (user-defined ones always do)
- * out     io_ids: grows; as before the call on failure
- * thread  any number at once, each with its own io_ids
- * fails   CAIRN_E_TOO_BIG beyond CRN_MAX_TEXT_BYTES, -ENOMEM */
-int crn_tokenizer_encode(const struct crn_tokenizer *t, const char *text, size_t n, bool parse_special,
-                         struct crn_ids *io_ids);
+ * in      text: n bytes, any; parse_special: control tokens in the text become their ids
+ * (user-defined ones always do) out     io_ids: grows; as before the call on failure thread  any
+ * number at once, each with its own io_ids fails   CAIRN_E_TOO_BIG beyond CRN_MAX_TEXT_BYTES,
+ * -ENOMEM */
+int crn_tokenizer_encode(const struct crn_tokenizer *t, const char *text, size_t n,
+                         bool parse_special, struct crn_ids *io_ids);
 
-/* Bytes of one token, control tokens by their name; empty for an id out of range. Concatenated they give the text; a
- * character may be spread over several tokens (crn_utf8_whole). */
+/* Bytes of one token, control tokens by their name; empty for an id out of range. Concatenated they
+ * give the text; a character may be spread over several tokens (crn_utf8_whole). */
 struct crn_gguf_str crn_tokenizer_piece(const struct crn_tokenizer *t, int32_t id);
 
 /* Id of a token by its exact name ("<|im_end|>"), CRN_NO_TOKEN when there is none. */

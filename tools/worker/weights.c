@@ -1,9 +1,13 @@
-/* Loading a model. The order is: read the shape -> list every tensor that such a model has -> check each against the file
- * -> open the adapters and check that each of their tensors belongs to one of the list -> take one arena -> fill it, row by
- * row: dequantise, add the adapters' rank-r products, put q and k rows in half-split order.
+/* Loading a model, in this order:
  *
- * Whatever a file holds beyond the list (biases, experts, rope_freqs) would change the result, so it is refused.
- * float32 throughout, as the reference does; the raw tensors stay reachable through the open files. */
+ *   read the shape -> list every tensor that such a model has -> check each against the file
+ *   -> open the adapters; each of their tensors must belong to one of the list
+ *   -> take one arena -> fill it row by row: dequantise, add the adapters' rank-r products,
+ *      put q and k rows in half-split order
+ *
+ * Whatever a file holds beyond the list (biases, experts, rope_freqs) would change the result, so
+ * it is refused. float32 throughout, as the reference does; the raw tensors stay reachable through
+ * the open files. */
 #include "tools/worker/weights.h"
 
 #include "ipc/cairn_status.h"
@@ -20,7 +24,7 @@
 #include <sys/mman.h>
 
 #define ALIGN_FLOATS (CAIRN_ALIGN / sizeof(float))
-#define TILE 32u
+#define TILE 16u
 #define N_MATRICES 7u
 #define LAYER_SLOTS (N_MATRICES + 2u)
 #define LORA_SUFFIX_BYTES 7u /* ".lora_a" */
@@ -39,7 +43,7 @@ struct slot {
 struct lora {
     const struct crn_gguf_tensor *a, *b;
     uint32_t rank;
-    float factor; /* scale * alpha / rank */
+    float factor;  /* scale * alpha / rank */
     float *a_rows; /* [rank][cols] */
     float *b_row;  /* [rank] */
 };
@@ -51,8 +55,8 @@ struct loading {
     size_t n_slots;
 };
 
-__attribute__((format(printf, 3, 4)))
-static int refuse(const struct crn_gguf *g, int code, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int refuse(const struct crn_gguf *g, int code,
+                                                        const char *format, ...)
 {
     char detail[256];
     va_list args;
@@ -68,7 +72,7 @@ static int no_memory(const struct crn_gguf *g, size_t size_bytes)
     return refuse(g, -ENOMEM, "no memory for %zu bytes", size_bytes);
 }
 
-/* --- shape -------------------------------------------------------------------------------------------------------- */
+/* --- shape ------------------------------------------------------------------------------------ */
 
 /* A required u32 within 1 .. max. */
 static int read_count(const struct crn_gguf *g, const char *key, uint32_t max, uint32_t *out_number)
@@ -80,8 +84,8 @@ static int read_count(const struct crn_gguf *g, const char *key, uint32_t max, u
     if (rc != 0)
         return rc;
     if (number == 0 || number > max)
-        return refuse(g, number == 0 ? CAIRN_E_FORMAT : CAIRN_E_TOO_BIG, "key %s: %u is not in 1..%u", key,
-                      number, max);
+        return refuse(g, number == 0 ? CAIRN_E_FORMAT : CAIRN_E_TOO_BIG,
+                      "key %s: %u is not in 1..%u", key, number, max);
     *out_number = number;
     return 0;
 }
@@ -94,7 +98,8 @@ static int expect_u32(const struct crn_gguf *g, const char *key, uint32_t want)
     if (rc != 0 && rc != CAIRN_E_MISS)
         return rc;
     if (number != want)
-        return refuse(g, CAIRN_E_UNSUPPORTED, "key %s: %u, only %u is supported", key, number, want);
+        return refuse(g, CAIRN_E_UNSUPPORTED, "key %s: %u, only %u is supported", key, number,
+                      want);
     return 0;
 }
 
@@ -105,8 +110,8 @@ static int expect_f32(const struct crn_gguf *g, const char *key, float want)
     if (rc != 0 && rc != CAIRN_E_MISS)
         return rc;
     if (number != want)
-        return refuse(g, CAIRN_E_UNSUPPORTED, "key %s: %g, only %g is supported", key, (double)number,
-                      (double)want);
+        return refuse(g, CAIRN_E_UNSUPPORTED, "key %s: %g, only %g is supported", key,
+                      (double)number, (double)want);
     return 0;
 }
 
@@ -120,7 +125,7 @@ static int expect_type(const struct crn_gguf *g, const char *key, const char *wa
         return rc;
     if (crn_gguf_str_is(text, want))
         return 0;
-    char shown[32] = { 0 };
+    char shown[32] = {0};
     for (size_t i = 0; i < text.n && i + 1 < sizeof shown; i++)
         shown[i] = text.p[i] > ' ' && text.p[i] < 127 ? text.p[i] : '?';
     return refuse(g, CAIRN_E_UNSUPPORTED, "key %s: `%s`, only `%s` is supported", key, shown, want);
@@ -152,17 +157,20 @@ static int read_heads(const struct crn_gguf *g, struct crn_model_shape *s)
         (rc = read_count(g, "llama.attention.head_count_kv", 4096, &s->n_kv_heads)) != 0)
         return rc;
     if (s->n_kv_heads > CAIRN_MAX_KV_HEADS)
-        return refuse(g, CAIRN_E_TOO_BIG, "%u KV heads, at most %u", s->n_kv_heads, CAIRN_MAX_KV_HEADS);
+        return refuse(g, CAIRN_E_TOO_BIG, "%u KV heads, at most %u", s->n_kv_heads,
+                      CAIRN_MAX_KV_HEADS);
     s->head_dim = s->hidden / s->n_heads;
     if (crn_gguf_find(g, "llama.attention.key_length") != NULL) {
         rc = read_count(g, "llama.attention.key_length", CAIRN_MAX_HEAD_DIM, &s->head_dim);
         if (rc != 0)
             return rc;
     } else if (s->hidden % s->n_heads != 0) {
-        return refuse(g, CAIRN_E_FORMAT, "%u channels do not divide into %u heads", s->hidden, s->n_heads);
+        return refuse(g, CAIRN_E_FORMAT, "%u channels do not divide into %u heads", s->hidden,
+                      s->n_heads);
     }
     if (s->n_heads % s->n_kv_heads != 0)
-        return refuse(g, CAIRN_E_FORMAT, "%u heads do not divide into %u KV heads", s->n_heads, s->n_kv_heads);
+        return refuse(g, CAIRN_E_FORMAT, "%u heads do not divide into %u KV heads", s->n_heads,
+                      s->n_kv_heads);
     if (s->head_dim == 0 || s->head_dim % 2 != 0 || s->head_dim > CAIRN_MAX_HEAD_DIM)
         return refuse(g, CAIRN_E_FORMAT, "impossible head size %u", s->head_dim);
     return 0;
@@ -177,14 +185,16 @@ static int read_floats(const struct crn_gguf *g, struct crn_model_shape *s)
     if (rc != 0 && rc != CAIRN_E_MISS)
         return rc;
     if (!isfinite(s->rope_theta) || !(s->rope_theta > 1))
-        return refuse(g, CAIRN_E_FORMAT, "key %s: impossible value %g", theta_key, (double)s->rope_theta);
+        return refuse(g, CAIRN_E_FORMAT, "key %s: impossible value %g", theta_key,
+                      (double)s->rope_theta);
     rc = crn_gguf_f32(g, eps_key, &s->norm_eps);
     if (rc == CAIRN_E_MISS)
         return refuse(g, CAIRN_E_FORMAT, "key %s is missing", eps_key);
     if (rc != 0)
         return rc;
     if (!(s->norm_eps > 0) || !(s->norm_eps < 1))
-        return refuse(g, CAIRN_E_FORMAT, "key %s: impossible value %g", eps_key, (double)s->norm_eps);
+        return refuse(g, CAIRN_E_FORMAT, "key %s: impossible value %g", eps_key,
+                      (double)s->norm_eps);
     return 0;
 }
 
@@ -207,7 +217,7 @@ static int read_vocab(const struct crn_gguf *g, struct crn_model_shape *s)
 
 int crn_model_shape_read(const struct crn_gguf *g, struct crn_model_shape *out_shape)
 {
-    struct crn_model_shape s = { 0 };
+    struct crn_model_shape s = {0};
     int rc;
     if ((rc = expect_type(g, "general.type", "model", false)) != 0 ||
         (rc = expect_type(g, "general.architecture", "llama", true)) != 0 ||
@@ -224,12 +234,13 @@ int crn_model_shape_read(const struct crn_gguf *g, struct crn_model_shape *out_s
     return 0;
 }
 
-/* --- the list of tensors ------------------------------------------------------------------------------------------ */
+/* --- the list of tensors
+ * ------------------------------------------------------------------------------------------ */
 
 static void add_slot(struct loading *ld, const char *name, uint32_t rows, uint32_t cols)
 {
     struct slot *slot = &ld->slots[ld->n_slots++];
-    *slot = (struct slot){ .rows = rows, .cols = cols };
+    *slot = (struct slot){.rows = rows, .cols = cols};
     snprintf(slot->name, sizeof slot->name, "%s", name);
 }
 
@@ -242,11 +253,11 @@ static void add_layer(struct loading *ld, uint32_t layer)
         const char *name;
         uint32_t rows, cols, rope_head_dim;
     } list[LAYER_SLOTS] = {
-        { "attn_norm", 0, s->hidden, 0 },        { "ffn_norm", 0, s->hidden, 0 },
-        { "attn_q", q, s->hidden, s->head_dim }, { "attn_k", kv, s->hidden, s->head_dim },
-        { "attn_v", kv, s->hidden, 0 },          { "attn_output", s->hidden, q, 0 },
-        { "ffn_gate", s->ffn, s->hidden, 0 },    { "ffn_up", s->ffn, s->hidden, 0 },
-        { "ffn_down", s->hidden, s->ffn, 0 },
+        {"attn_norm", 0, s->hidden, 0},        {"ffn_norm", 0, s->hidden, 0},
+        {"attn_q", q, s->hidden, s->head_dim}, {"attn_k", kv, s->hidden, s->head_dim},
+        {"attn_v", kv, s->hidden, 0},          {"attn_output", s->hidden, q, 0},
+        {"ffn_gate", s->ffn, s->hidden, 0},    {"ffn_up", s->ffn, s->hidden, 0},
+        {"ffn_down", s->hidden, s->ffn, 0},
     };
     for (size_t i = 0; i < LAYER_SLOTS; i++) {
         char name[CRN_GGUF_MAX_NAME];
@@ -281,12 +292,14 @@ static struct slot *find_slot(const struct loading *ld, const char *name, size_t
     return NULL;
 }
 
-static int check_dims(const struct crn_gguf *g, const struct crn_gguf_tensor *t, uint32_t cols, uint32_t rows)
+static int check_dims(const struct crn_gguf *g, const struct crn_gguf_tensor *t, uint32_t cols,
+                      uint32_t rows)
 {
     uint32_t outer = rows > 0 ? rows : 1;
     if (t->dims[0] == cols && t->dims[1] == outer && t->dims[2] == 1 && t->dims[3] == 1)
         return 0;
-    return refuse(g, CAIRN_E_FORMAT, "tensor %s: shape [%llu, %llu, %llu, %llu], [%u, %u, 1, 1] wanted", t->name,
+    return refuse(g, CAIRN_E_FORMAT,
+                  "tensor %s: shape [%llu, %llu, %llu, %llu], [%u, %u, 1, 1] wanted", t->name,
                   (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                   (unsigned long long)t->dims[2], (unsigned long long)t->dims[3], cols, outer);
 }
@@ -307,12 +320,13 @@ static int check_base(struct loading *ld)
     for (size_t i = 0; i < crn_gguf_n_tensors(g) && crn_gguf_n_tensors(g) != ld->n_slots; i++) {
         const struct crn_gguf_tensor *t = crn_gguf_tensor_at(g, i);
         if (find_slot(ld, t->name, strlen(t->name)) == NULL)
-            return refuse(g, CAIRN_E_UNSUPPORTED, "tensor %s is not part of a plain llama model", t->name);
+            return refuse(g, CAIRN_E_UNSUPPORTED, "tensor %s is not part of a plain llama model",
+                          t->name);
     }
     return 0;
 }
 
-/* --- adapters ----------------------------------------------------------------------------------------------------- */
+/* --- adapters --------------------------------------------------------------------------------- */
 
 static bool is_lora_half(const struct crn_gguf_tensor *t, char half)
 {
@@ -323,7 +337,8 @@ static bool is_lora_half(const struct crn_gguf_tensor *t, char half)
 }
 
 /* The half of a slot in an adapter, or NULL. */
-static const struct crn_gguf_tensor *lora_half(const struct crn_gguf *g, const struct slot *slot, char half)
+static const struct crn_gguf_tensor *lora_half(const struct crn_gguf *g, const struct slot *slot,
+                                               char half)
 {
     char name[CRN_GGUF_MAX_NAME + 1 + LORA_SUFFIX_BYTES];
     snprintf(name, sizeof name, "%s.lora_%c", slot->name, half);
@@ -331,13 +346,15 @@ static const struct crn_gguf_tensor *lora_half(const struct crn_gguf *g, const s
 }
 
 /* One lora_a with its lora_b, against the slot it changes. */
-static int check_pair(const struct loading *ld, const struct crn_gguf *g, const struct crn_gguf_tensor *a)
+static int check_pair(const struct loading *ld, const struct crn_gguf *g,
+                      const struct crn_gguf_tensor *a)
 {
     const struct slot *slot = find_slot(ld, a->name, strlen(a->name) - LORA_SUFFIX_BYTES);
     if (slot == NULL || slot->rows == 0)
         return refuse(g, CAIRN_E_FORMAT, "tensor %s: the model has no such matrix", a->name);
     if (slot->raw == crn_gguf_tensor(ld->w->base, "token_embd.weight"))
-        return refuse(g, CAIRN_E_UNSUPPORTED, "tensor %s: adapting the embedding is not supported", a->name);
+        return refuse(g, CAIRN_E_UNSUPPORTED, "tensor %s: adapting the embedding is not supported",
+                      a->name);
     const struct crn_gguf_tensor *b = lora_half(g, slot, 'b');
     if (b == NULL)
         return refuse(g, CAIRN_E_FORMAT, "tensor %s has no lora_b", a->name);
@@ -380,8 +397,9 @@ static int open_adapter(struct crn_weights *w, const struct crn_adapter_spec *sp
     if (rc != 0)
         return rc;
     struct crn_adapter *adapter = &w->adapters[w->n_adapters++];
-    *adapter = (struct crn_adapter){ .gguf = g, .scale = spec->scale };
-    if (expect_type(g, "general.type", "adapter", true) != 0 || expect_type(g, "adapter.type", "lora", true) != 0 ||
+    *adapter = (struct crn_adapter){.gguf = g, .scale = spec->scale};
+    if (expect_type(g, "general.type", "adapter", true) != 0 ||
+        expect_type(g, "adapter.type", "lora", true) != 0 ||
         expect_type(g, "general.architecture", "llama", true) != 0)
         return CAIRN_E_FORMAT;
     rc = crn_gguf_f32(g, "adapter.lora.alpha", &adapter->alpha);
@@ -401,7 +419,8 @@ static int open_adapters(struct loading *ld, const struct crn_adapter_spec *spec
     return rc;
 }
 
-/* --- filling the arena -------------------------------------------------------------------------------------------- */
+/* --- filling the arena
+ * -------------------------------------------------------------------------------------------- */
 
 static size_t slot_floats(const struct slot *slot)
 {
@@ -409,7 +428,8 @@ static size_t slot_floats(const struct slot *slot)
     return (n + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
 }
 
-/* Sizes cannot overflow: every slot's elements were seen in the file, at no less than half a byte each. */
+/* Sizes cannot overflow: every slot's elements were seen in the file, at no less than half a byte
+ * each. */
 static int take_arena(struct loading *ld)
 {
     struct crn_weights *w = ld->w;
@@ -442,21 +462,35 @@ static const uint8_t *row_at(const struct crn_gguf_tensor *t, uint32_t row)
     return t->data + row_bytes(t) * row;
 }
 
-/* row += factor * b . A, in tiles whose sums stay in registers. */
-static void add_product(const struct lora *lora, uint32_t cols, float *restrict row)
+/* Four neighbours of a row, at any address of a float; TILE numbers are four of them. */
+typedef float quad __attribute__((vector_size(16)));
+typedef quad loose_quad __attribute__((aligned(4), may_alias));
+
+/* out [TILE] += factor * b . a, where a points to TILE columns of A; the sums stay in registers. */
+static void add_tile(const struct lora *lora, const float *a, uint32_t cols, float *out)
+{
+    quad s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    for (uint32_t k = 0; k < lora->rank; k++, a += cols) {
+        const loose_quad *x = (const loose_quad *)a;
+        float b = lora->b_row[k];
+        s0 += b * x[0];
+        s1 += b * x[1];
+        s2 += b * x[2];
+        s3 += b * x[3];
+    }
+    loose_quad *y = (loose_quad *)out;
+    y[0] += lora->factor * s0;
+    y[1] += lora->factor * s1;
+    y[2] += lora->factor * s2;
+    y[3] += lora->factor * s3;
+}
+
+/* row += factor * b . A */
+static void add_product(const struct lora *lora, uint32_t cols, float *row)
 {
     uint32_t c = 0;
-    for (; c + TILE <= cols; c += TILE) {
-        float sum[TILE] = { 0 };
-        for (uint32_t k = 0; k < lora->rank; k++) {
-            const float *a = lora->a_rows + (size_t)k * cols + c;
-            const float b = lora->b_row[k];
-            for (uint32_t j = 0; j < TILE; j++)
-                sum[j] += b * a[j];
-        }
-        for (uint32_t j = 0; j < TILE; j++)
-            row[c + j] += lora->factor * sum[j];
-    }
+    for (; c + TILE <= cols; c += TILE)
+        add_tile(lora, lora->a_rows + c, cols, row + c);
     for (; c < cols; c++) {
         float sum = 0;
         for (uint32_t k = 0; k < lora->rank; k++)
@@ -466,12 +500,13 @@ static void add_product(const struct lora *lora, uint32_t cols, float *restrict 
 }
 
 /* The adapters that change a slot; A becomes float32 once per slot. Free with drop_loras(). */
-static int find_loras(const struct crn_weights *w, const struct slot *slot, struct lora *loras, size_t *out_n)
+static int find_loras(const struct crn_weights *w, const struct slot *slot, struct lora *loras,
+                      size_t *out_n)
 {
     *out_n = 0;
     for (size_t i = 0; i < w->n_adapters && slot->rows > 0; i++) {
         const struct crn_adapter *adapter = &w->adapters[i];
-        struct lora lora = { .a = lora_half(adapter->gguf, slot, 'a') };
+        struct lora lora = {.a = lora_half(adapter->gguf, slot, 'a')};
         if (lora.a == NULL)
             continue;
         lora.b = lora_half(adapter->gguf, slot, 'b');
@@ -516,7 +551,7 @@ static int fill_slot(const struct crn_weights *w, const struct slot *slot)
 
 static struct crn_matrix matrix_of(const struct slot *slot)
 {
-    return (struct crn_matrix){ slot->data, CRN_W_F32, slot->rows, slot->cols };
+    return (struct crn_matrix){slot->data, CRN_W_F32, slot->rows, slot->cols};
 }
 
 /* Slots of one layer, in the order of add_layer(). */
@@ -572,16 +607,18 @@ static int digest(struct crn_weights *w)
     return 0;
 }
 
-/* --- load and free ------------------------------------------------------------------------------------------------ */
+/* --- load and free ---------------------------------------------------------------------------- */
 
-static int load(struct loading *ld, const char *path, const struct crn_adapter_spec *specs, size_t n)
+static int load(struct loading *ld, const char *path, const struct crn_adapter_spec *specs,
+                size_t n)
 {
     struct crn_weights *w = ld->w;
     int rc;
-    if ((rc = crn_gguf_open(path, &w->base)) != 0 || (rc = crn_model_shape_read(w->base, &w->shape)) != 0 ||
-        (rc = list_slots(ld)) != 0 || (rc = check_base(ld)) != 0 || (rc = open_adapters(ld, specs, n)) != 0)
+    if ((rc = crn_gguf_open(path, &w->base)) != 0 ||
+        (rc = crn_model_shape_read(w->base, &w->shape)) != 0 || (rc = list_slots(ld)) != 0 ||
+        (rc = check_base(ld)) != 0 || (rc = open_adapters(ld, specs, n)) != 0)
         return rc;
-    w->foundation = (struct crn_gguf_str){ "", 0 };
+    w->foundation = (struct crn_gguf_str){"", 0};
     rc = crn_gguf_str(w->base, "general.basename", &w->foundation);
     if (rc == CAIRN_E_MISS)
         rc = crn_gguf_str(w->base, "general.name", &w->foundation);
@@ -598,7 +635,7 @@ int crn_weights_load(const char *path, const struct crn_adapter_spec *adapters, 
         crn_log(CRN_LOG_ERROR, "%zu adapters, at most %u", n_adapters, CRN_MAX_ADAPTERS);
         return CAIRN_E_TOO_BIG;
     }
-    struct loading ld = { .w = calloc(1, sizeof *ld.w) };
+    struct loading ld = {.w = calloc(1, sizeof *ld.w)};
     if (ld.w == NULL) {
         crn_log(CRN_LOG_ERROR, "%s: no memory", path);
         return -ENOMEM;

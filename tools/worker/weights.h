@@ -1,9 +1,11 @@
-/* weights - a Llama-family model ready to multiply: float32 matrices, adapters merged, RoPE rows in half-split order.
+/* weights - a Llama-family model ready to multiply: float32 matrices, adapters merged, RoPE rows in
+ * half-split order.
  *
  * Source: GGUF files of architecture `llama` as llama.cpp writes them, adapters in its LoRA format
- * (W + scale * alpha / r * B A). What the engine does not compute (biases, experts, RoPE scaling, unknown tensors) is
- * refused, never ignored. Errors: one log line saying file and tensor or key, and CAIRN_E_FORMAT (broken or not
- * fitting), CAIRN_E_UNSUPPORTED (well formed, but not for this engine), CAIRN_E_TOO_BIG, -errno. */
+ * (W + scale * alpha / r * B A). What the engine does not compute (biases, experts, RoPE scaling,
+ * unknown tensors) is refused, never ignored. Errors: one log line saying file and tensor or key,
+ * and CAIRN_E_FORMAT (broken or not fitting), CAIRN_E_UNSUPPORTED (well formed, but not for this
+ * engine), CAIRN_E_TOO_BIG, -errno. */
 #ifndef CRN_WORKER_WEIGHTS_H
 #define CRN_WORKER_WEIGHTS_H
 
@@ -23,9 +25,9 @@
 struct crn_model_shape {
     uint32_t n_layers;
     uint32_t hidden;
-    uint32_t n_heads;    /* query heads, a multiple of n_kv_heads */
+    uint32_t n_heads; /* query heads, a multiple of n_kv_heads */
     uint32_t n_kv_heads;
-    uint32_t head_dim;   /* even */
+    uint32_t head_dim; /* even */
     uint32_t ffn;
     uint32_t vocab;
     uint32_t context_max; /* tokens */
@@ -34,14 +36,15 @@ struct crn_model_shape {
     bool tied; /* no output.weight: the output matrix is token_embd */
 };
 
-/* One layer. Matrices are CRN_W_F32, [rows = outputs][cols = inputs]; rows of wq and wk are in half-split RoPE order. */
+/* One layer. Matrices are CRN_W_F32, [rows = outputs][cols = inputs]; rows of wq and wk are in
+ * half-split RoPE order. */
 struct crn_layer_weights {
-    const float *attn_norm; /* [hidden] */
-    const float *ffn_norm;  /* [hidden] */
-    struct crn_matrix wq;   /* [n_heads * head_dim][hidden] */
-    struct crn_matrix wk;   /* [n_kv_heads * head_dim][hidden] */
-    struct crn_matrix wv;   /* [n_kv_heads * head_dim][hidden] */
-    struct crn_matrix wo;   /* [hidden][n_heads * head_dim] */
+    const float *attn_norm;   /* [hidden] */
+    const float *ffn_norm;    /* [hidden] */
+    struct crn_matrix wq;     /* [n_heads * head_dim][hidden] */
+    struct crn_matrix wk;     /* [n_kv_heads * head_dim][hidden] */
+    struct crn_matrix wv;     /* [n_kv_heads * head_dim][hidden] */
+    struct crn_matrix wo;     /* [hidden][n_heads * head_dim] */
     struct crn_matrix w_gate; /* [ffn][hidden] */
     struct crn_matrix w_up;   /* [ffn][hidden] */
     struct crn_matrix w_down; /* [hidden][ffn] */
@@ -53,22 +56,24 @@ struct crn_adapter_spec {
     float scale;
 };
 
-/* A merged adapter; its tensors are NAME.lora_a {in, r} and NAME.lora_b {r, out} in `gguf`, rows as stored. */
+/* A merged adapter; its tensors are NAME.lora_a {in, r} and NAME.lora_b {r, out} in `gguf`, rows as
+ * stored. */
 struct crn_adapter {
     struct crn_gguf *gguf;
     float scale;
     float alpha;
 };
 
-/* Read-only after load. base and adapters stay mapped: the raw tensors are crn_gguf_tensor(base, "blk.N.attn_q.weight")
- * and so on, with rows of q and k in stored order (crn_rope_row). */
+/* Read-only after load. base and adapters stay mapped: the raw tensors are crn_gguf_tensor(base,
+ * "blk.N.attn_q.weight") and so on, with rows of q and k in stored order (crn_rope_row). */
 struct crn_weights {
     struct crn_model_shape shape;
     const float *token_embd;  /* [vocab][hidden] */
     const float *output_norm; /* [hidden] */
     struct crn_matrix output; /* [vocab][hidden] */
     struct crn_layer_weights *layers;
-    struct cairn_digest digest; /* XXH3-128 of the base file, then of each adapter: file bytes, scale (f32 LE) */
+    struct cairn_digest
+        digest; /* XXH3-128 of the base file, then of each adapter: file bytes, scale (f32 LE) */
     struct crn_gguf_str foundation; /* general.basename, else general.name, else empty */
     struct crn_gguf *base;
     struct crn_adapter adapters[CRN_MAX_ADAPTERS];
@@ -88,11 +93,12 @@ int crn_weights_load(const char *path, const struct crn_adapter_spec *adapters, 
 /* Unmaps and frees everything; NULL is allowed. */
 void crn_weights_free(struct crn_weights *w);
 
-/* crn_model_shape_read - the shape alone, from metadata and the token_embd tensor. Fails like crn_weights_load. */
+/* crn_model_shape_read - the shape alone, from metadata and the token_embd tensor. Fails like
+ * crn_weights_load. */
 int crn_model_shape_read(const struct crn_gguf *g, struct crn_model_shape *out_shape);
 
-/* Row of a q or k matrix after loading, for row `row` of the file: llama.cpp stores pairs (2i, 2i + 1), we keep them as
- * (i, i + head_dim / 2). */
+/* Row of a q or k matrix after loading, for row `row` of the file: llama.cpp stores pairs (2i, 2i +
+ * 1), we keep them as (i, i + head_dim / 2). */
 static inline uint32_t crn_rope_row(uint32_t row, uint32_t head_dim)
 {
     uint32_t in_head = row % head_dim;
