@@ -21,10 +21,12 @@ struct crn_chan;
 /* Connects lazily; never blocks. path: of the broker's socket, <= 100 bytes. fails -ENOMEM, CAIRN_E_ARG, CAIRN_E_TOO_BIG */
 int crn_chan_open(const char *path, struct crn_chan **out_chan);
 void crn_chan_close(struct crn_chan *chan); /* NULL allowed; never blocks */
-/* Queues one message. CAIRN_E_GONE when no broker is connected within deadline_ns, CAIRN_E_TOO_BIG. */
+/* Queues one message. CAIRN_E_GONE when no broker is connected within deadline_ns, CAIRN_E_TIMEOUT when it takes nothing,
+ * CAIRN_E_TOO_BIG. */
 int crn_chan_send(struct crn_chan *chan, const void *bytes, size_t n, uint64_t deadline_ns);
-/* One message into buf; out_n its size. CAIRN_E_TIMEOUT at the deadline; CAIRN_E_GONE when the connection broke (noticed by
- * ZMTP heartbeats and the disconnect event, within 3 s) with no message waiting. */
+/* One message into buf; out_n its size. CAIRN_E_TIMEOUT at the deadline; CAIRN_E_GONE when the connection of the last message
+ * sent is broken and nothing waits, also when a new one was made since: a killed broker at once (disconnect event), a stopped
+ * one within 4 s (ZMTP heartbeats). CAIRN_E_PROTO when the message is larger than buf. */
 int crn_chan_recv(struct crn_chan *chan, void *buf, size_t buf_bytes, uint64_t deadline_ns, size_t *out_n);
 /* 1 while connected, 0 when not (yet, or any more). */
 int crn_chan_connected(struct crn_chan *chan);
@@ -47,13 +49,15 @@ struct crn_peer {
 /* Takes PATH.lock (flock) before it binds; CAIRN_E_BUSY when another broker holds it. Socket mode 0600, directory must exist. */
 int crn_router_open(const char *path, struct crn_router **out_router);
 void crn_router_close(struct crn_router *router); /* unlinks the socket, drops the lock */
-/* A file descriptor for poll(); after it fires, receive until CAIRN_E_TIMEOUT (edge-triggered). */
+/* A file descriptor for poll(), edge-triggered: after it fires, and also after sending, receive until CAIRN_E_TIMEOUT before
+ * the next poll(). */
 int crn_router_fd(struct crn_router *router);
 /* Does not block: CAIRN_E_TIMEOUT when nothing waits. A message that is too large or not of two frames is dropped here
  * (CAIRN_E_PROTO: count it and go on). want_pidfd: also open the peer's pidfd. */
 int crn_router_recv(struct crn_router *router, int want_pidfd, void *buf, size_t buf_bytes, size_t *out_n,
                     struct crn_peer *out_peer);
-/* Does not block: CAIRN_E_BUSY when the peer's queue is full, CAIRN_E_GONE when the peer is. */
+/* Does not block: CAIRN_E_BUSY when the peer's queue is full (64 messages; a dead peer's stays full until the next receive),
+ * CAIRN_E_GONE when the peer is gone. */
 int crn_router_send(struct crn_router *router, const struct crn_peer *peer, const void *bytes, size_t n);
 
 #endif
