@@ -1,0 +1,197 @@
+/* bench/spill - how fast extents go down and come back, against fio on the same file with the same block size and depth.
+ *
+ * usage: spill DIR [MIB] [ROUNDS]
+ * Per round, one after the other on one file that was written once before: fio write, then our engines' writes, fio read, our
+ * reads; medians over rounds. Reads are checksummed (that is what a restore costs) unless the row says otherwise. fio is asked
+ * for io_uring, O_DIRECT, 1 MiB and the same depth; without fio its rows are missing. CPU is of this process, user and system. */
+#include "broker/store.h"
+#include "ipc/hash.h"
+#include "ipc/log.h"
+#include "ipc/mem.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB ((size_t)1 << 20)
+#define MAX_ROUNDS 15
+#define MAX_EXTENTS 4096u
+#define EXTENT_BYTES (3 * MIB / 4) /* a layer of SmolLM2 at 1024 tokens, f16 */
+
+static const struct way {
+    const char *name;
+    enum crn_spill_engine engine;
+    bool offer, check;
+} ways[] = {
+    {"io_uring", CRN_SPILL_URING, false, true},
+    {"io_uring, memory registered", CRN_SPILL_URING, true, true},
+    {"io_uring, no checksum", CRN_SPILL_URING, false, false},
+    {"threads", CRN_SPILL_THREADS, false, true},
+};
+#define N_WAYS (sizeof ways / sizeof ways[0])
+
+struct result {
+    double rate[2][MAX_ROUNDS], cpu[2][MAX_ROUNDS]; /* write, read; GB/s; CPU seconds per GiB */
+};
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double cpu_seconds(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+           (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return n == 0 ? 0 : v[n / 2];
+}
+
+static void die(const char *what, int status)
+{
+    fprintf(stderr, "bench spill: %s: %s\n", what, cairn_strerror(status));
+    exit(1);
+}
+
+/* fio's rate in GB/s, 0 when there is no fio. */
+static double fio(const char *path, const char *rw, size_t bytes)
+{
+    char command[8192], line[512];
+    snprintf(command, sizeof command,
+             "fio --name=b --filename='%s' --rw=%s --bs=1m --iodepth=%u --direct=1 --ioengine=io_uring --offset=64k --size=%zu "
+             "--overwrite=1 --allow_file_create=0 --registerfiles=1 --output-format=json 2>/dev/null",
+             path, rw, CRN_SPILL_DEPTH, bytes);
+    FILE *f = popen(command, "r");
+    bool section = false;
+    double rate = 0;
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        section = section || (strstr(line, rw) != NULL && strstr(line, ": {") != NULL);
+        const char *bw = section ? strstr(line, "\"bw_bytes\" : ") : NULL;
+        if (bw != NULL && rate <= 0)
+            rate = strtod(bw + strlen("\"bw_bytes\" : "), NULL) * 1e-9;
+    }
+    if (f != NULL)
+        pclose(f);
+    return rate;
+}
+
+struct bench {
+    struct crn_store_config config;
+    struct crn_mem mem;
+    struct crn_place places[MAX_EXTENTS];
+    uint64_t sums[MAX_EXTENTS];
+    struct crn_spill_io ios[MAX_EXTENTS];
+    uint32_t n;
+    char path[4096], text[160];
+};
+
+static void move_all(struct bench *b, struct crn_spill *s, uint32_t op, bool check)
+{
+    for (uint32_t i = 0; i < b->n; i++) {
+        b->ios[i] = (struct crn_spill_io){.op = op,
+                                          .file = b->places[i].file,
+                                          .off = b->places[i].off,
+                                          .bytes = EXTENT_BYTES,
+                                          .mem = (char *)b->mem.base + (size_t)i * EXTENT_BYTES,
+                                          .check = check,
+                                          .checksum = b->sums[i]};
+        int status = crn_spill_submit(s, &b->ios[i]);
+        if (status != 0)
+            die("submit", status);
+    }
+    for (uint32_t i = 0; i < b->n; i++) {
+        int status = crn_spill_wait(s, 60000000000ull);
+        struct crn_spill_io *io = status == 0 ? crn_spill_take(s) : NULL;
+        if (io == NULL || io->result != 0)
+            die("transfer", io == NULL ? status : io->result);
+    }
+}
+
+/* One direction through one engine; places are taken anew, in the same order, because nothing else is in the store. */
+static void one_way(struct bench *b, const struct way *w, uint32_t op, struct result *out, int round)
+{
+    struct crn_store *st;
+    b->config.engine = w->engine;
+    int status = crn_store_open(&b->config, &st);
+    for (uint32_t i = 0; i < b->n && status == 0; i++)
+        status = crn_store_take(st, EXTENT_BYTES, &b->places[i]);
+    if (status != 0)
+        die("store", status);
+    struct crn_spill *s = crn_store_spill(st);
+    if (w->offer)
+        crn_spill_offer(s, b->mem.base, b->mem.bytes);
+    snprintf(b->path, sizeof b->path, "%s", crn_store_path(st, 0));
+    snprintf(b->text, sizeof b->text, "%s", crn_spill_text(s));
+    double cpu = cpu_seconds(), start = seconds(), bytes = (double)b->n * (double)EXTENT_BYTES;
+    move_all(b, s, op, w->check && op == CRN_SPILL_READ);
+    out->rate[op == CRN_SPILL_READ][round] = bytes / (seconds() - start) * 1e-9;
+    out->cpu[op == CRN_SPILL_READ][round] = (cpu_seconds() - cpu) / bytes * 1073741824.0;
+    crn_store_close(st);
+}
+
+static void print(const char *name, struct result *r, int rounds, const double base[2])
+{
+    double w = median(r->rate[0], rounds), d = median(r->rate[1], rounds);
+    printf("%-28s  %6.2f  %5.2f  %6.3f    %6.2f  %5.2f  %6.3f\n", name, w, base[0] > 0 ? w / base[0] : 0,
+           median(r->cpu[0], rounds), d, base[1] > 0 ? d / base[1] : 0, median(r->cpu[1], rounds));
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench b;
+    static struct result results[N_WAYS], reference;
+    size_t mib = argc > 2 ? strtoul(argv[2], NULL, 10) : 768;
+    int rounds = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 5;
+    if (argc < 2 || mib < 8 || mib * MIB / EXTENT_BYTES > MAX_EXTENTS || rounds < 1 || rounds > MAX_ROUNDS) {
+        fprintf(stderr, "usage: %s DIR [MIB 8..3072] [ROUNDS 1..%d]\n", argv[0], MAX_ROUNDS);
+        return 2;
+    }
+    crn_log_setup("bench", CRN_LOG_WARN);
+    b.n = (uint32_t)(mib * MIB / EXTENT_BYTES);
+    b.config.n_files = 1;
+    b.config.files[0] = (struct crn_store_file_config){argv[1], (mib + 16) * MIB};
+    int status = crn_mem_host.create((uint64_t)b.n * EXTENT_BYTES, 0, CRN_MEM_ARENA, &b.mem);
+    if (status != 0)
+        die("memory", status);
+    for (size_t i = 0; i < b.mem.bytes / 8; i++)
+        ((uint64_t *)b.mem.base)[i] = i * 0x9E3779B97F4A7C15ull;
+    for (uint32_t i = 0; i < b.n; i++)
+        b.sums[i] = crn_hash64((char *)b.mem.base + (size_t)i * EXTENT_BYTES, EXTENT_BYTES);
+    one_way(&b, &ways[0], CRN_SPILL_WRITE, &results[0], 0); /* the first pass over fresh extents does not count */
+    for (int r = 0; r < rounds; r++) {
+        reference.rate[0][r] = fio(b.path, "write", mib * MIB);
+        for (size_t w = 0; w < N_WAYS; w++)
+            one_way(&b, &ways[w], CRN_SPILL_WRITE, &results[w], r);
+        reference.rate[1][r] = fio(b.path, "read", mib * MIB);
+        for (size_t w = 0; w < N_WAYS; w++)
+            one_way(&b, &ways[w], CRN_SPILL_READ, &results[w], r);
+    }
+    double base[2] = {median(reference.rate[0], rounds), median(reference.rate[1], rounds)};
+    printf("%zu MiB in extents of %zu KiB, 1 MiB pieces, depth %u, %d rounds, medians; GB/s, share of fio, CPU s/GiB\n", mib,
+           EXTENT_BYTES / 1024, CRN_SPILL_DEPTH, rounds);
+    printf("%-28s  %6s  %5s  %6s    %6s  %5s  %6s\n", "", "spill", "/fio", "cpu", "restor", "/fio", "cpu");
+    print("fio io_uring", &reference, rounds, base);
+    for (size_t w = 0; w < N_WAYS; w++)
+        print(ways[w].name, &results[w], rounds, base);
+    unlink(b.path);
+    crn_mem_host.destroy(&b.mem);
+    return 0;
+}
