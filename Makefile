@@ -109,6 +109,10 @@ TEST_LIBS = $(A_SUPPORT) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(TOOLS_OBJ),$(A_T
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
+BENCH_LIBS = $(filter-out $(A_SUPPORT),$(TEST_LIBS))
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(BENCH_LIBS)
+	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC))
+
 # --- tests ---------------------------------------------------------------------------------------------------------
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 

@@ -1,5 +1,27 @@
-/* cpu - the table of the tuned backend. */
+/* cpu - the table of the tuned backend, and how its simple loops are shared out. */
 #include "kernels/cpu.h"
+
+#include "kernels/pool.h"
+
+struct ranges {
+    crn_range_fn *fn;
+    void *ctx;
+    size_t n, grain;
+};
+
+static void range_task(void *ctx, size_t task, unsigned thread)
+{
+    const struct ranges *r = ctx;
+    (void)thread;
+    size_t begin = task * r->grain, left = r->n - begin;
+    r->fn(r->ctx, begin, begin + (left < r->grain ? left : r->grain));
+}
+
+void crn_for_ranges(const struct crn_exec *e, size_t n, size_t grain, crn_range_fn *fn, void *ctx)
+{
+    struct ranges r = { fn, ctx, n, grain != 0 ? grain : 1 };
+    crn_pool_run(crn_pool_of(e), range_task, &r, n / r.grain + (n % r.grain != 0));
+}
 
 static int cpu_probe(char *why, size_t why_bytes)
 {

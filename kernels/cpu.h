@@ -10,6 +10,10 @@ static inline struct crn_pool *crn_pool_of(const struct crn_exec *e)
     return e != NULL ? e->pool : NULL;
 }
 
+/* Shares out items 0 .. n-1 in runs of at most `grain`: fn(ctx, begin, end). cpu.c */
+typedef void crn_range_fn(void *ctx, size_t begin, size_t end);
+void crn_for_ranges(const struct crn_exec *e, size_t n, size_t grain, crn_range_fn *fn, void *ctx);
+
 /* cpu_basic.c */
 int crn_cpu_rmsnorm(const struct crn_exec *e, const float *x, const float *gain, size_t n, size_t d, float eps, float *out);
 int crn_cpu_rope(const struct crn_exec *e, const struct crn_rope *r, const int32_t *pos, size_t n, size_t heads, float *x);

@@ -51,7 +51,22 @@ struct crn_simd_ops {
     /* out [dh][CRN_TILE_KEYS] = the transpose of x [n][stride]; columns n .. become 0. */
     void (*transpose)(const float *x, size_t n, size_t dh, size_t stride, float *out);
     void (*tile_attend)(const struct crn_tile *t);
-    void (*tile_scores)(const struct crn_tile_scores *t);
+    void (*tile_scores)(const struct crn_tile_scores *s);
+
+    /* One row: out = x / sqrt(mean(x^2) + eps) * gain; out may be x. */
+    void (*rmsnorm)(const float *x, const float *gain, size_t d, float eps, float *out);
+    /* Cosine and sine of angle [n]; |angle| up to 2^21. */
+    void (*sincos)(const float *angle, size_t n, float *out_cos, float *out_sin);
+    /* x [heads][2 half]: the pair (i, i + half) turns by the angle i. */
+    void (*rotate)(const float *cosine, const float *sine, size_t half, size_t heads, float *x);
+    void (*swiglu)(const float *gate, const float *up, size_t n, float *out);
+    void (*add)(const float *y, size_t n, float *x);
+    float (*highest)(const float *x, size_t n); /* -inf when there is no number */
+    /* out [n] = x as f16 or bf16, to nearest even. */
+    void (*narrow)(const float *x, size_t n, uint32_t dtype, uint16_t *out);
+    /* int8 as in kernels.h. Rows: one scale per row of `width` numbers. Columns: one per column of n <= 64 rows. */
+    void (*quant_rows)(const float *x, size_t n, size_t width, int8_t *q, uint16_t *scale);
+    void (*quant_columns)(const float *x, size_t n, size_t width, int8_t *q, uint16_t *scale);
 };
 
 /* The best table this CPU can run; NULL for a name that is not compiled in or not runnable here ("v4", "v3", "base"). */

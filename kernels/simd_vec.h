@@ -27,8 +27,6 @@ typedef float vf_any __attribute__((vector_size(4 * CRN_LANES), aligned(4), may_
 typedef int32_t vi_any __attribute__((vector_size(4 * CRN_LANES), aligned(4), may_alias));
 typedef uint16_t vh __attribute__((vector_size(2 * CRN_LANES)));
 typedef uint16_t vh_any __attribute__((vector_size(2 * CRN_LANES), aligned(2), may_alias));
-typedef int8_t vb __attribute__((vector_size(CRN_LANES)));
-typedef int8_t vb_any __attribute__((vector_size(CRN_LANES), aligned(1), may_alias));
 
 V_INLINE vf v_load(const float *p)
 {
@@ -159,10 +157,37 @@ V_INLINE void v_to_bf16(uint16_t *p, vf x)
     *(vh_any *)p = __builtin_convertvector(result, vh);
 }
 
+/* v_to_i8: every lane within -128 .. 127. */
+#if CRN_LANES == 16
 V_INLINE vf v_from_i8(const int8_t *p)
 {
-    return __builtin_convertvector(__builtin_convertvector(*(const vb_any *)p, vi), vf);
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
 }
+V_INLINE void v_to_i8(int8_t *p, vi x)
+{
+    _mm_storeu_si128((void *)p, _mm512_cvtsepi32_epi8((__m512i)x));
+}
+#elif CRN_LANES == 8
+V_INLINE vf v_from_i8(const int8_t *p)
+{
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+V_INLINE void v_to_i8(int8_t *p, vi x)
+{
+    __m128i half = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    _mm_storel_epi64((void *)p, _mm_packs_epi16(half, half));
+}
+#else
+V_INLINE vf v_from_i8(const int8_t *p)
+{
+    return (vf){ (float)p[0], (float)p[1], (float)p[2], (float)p[3] };
+}
+V_INLINE void v_to_i8(int8_t *p, vi x)
+{
+    for (size_t i = 0; i < CRN_LANES; i++)
+        p[i] = (int8_t)x[i];
+}
+#endif
 
 /* Sum and highest of all lanes, always in the same order. */
 #if CRN_LANES == 16
