@@ -59,14 +59,14 @@ def _files(directory):
                 yield path
 
 
-def collect(directories, at_least, per_package=200):
-    """Paragraphs below the directories, each once, at most per_package from one sub-directory (so that none prevails); with
-    fewer than at_least, those of the built-in file. Returns (paragraphs, where they are from)."""
+def collect(directories, at_least, exclude=TRAINED_ON, per_package=200):
+    """Paragraphs below the directories, each once; at most per_package from one sub-directory, so that none prevails; paths that
+    match exclude are left out. With fewer than at_least, those of the built-in file. Returns (paragraphs, where they are from)."""
     found = {}
     for directory in directories:
         taken = {}
         for path in _files(directory):
-            if TRAINED_ON.search(path) or _NOT_PROSE_FILES.search(path):
+            if _NOT_PROSE_FILES.search(path) or exclude is not None and exclude.search(path):
                 continue
             package = os.path.relpath(path, directory).split(os.sep)[0]
             for paragraph in paragraphs_of(_read(path), re.search(r"\.html?(\.gz)?$", path) is not None):
