@@ -95,6 +95,16 @@ int crn_cache_add_view(struct crn_cache *c, uint32_t layer, const struct cairn_l
     return status != 0 ? status : add_heads(c, layer, view->heads, view->n_heads, view->dtype);
 }
 
+/* Head descriptors of private rows stay where they are; only the spans' type may have changed. */
+void crn_cache_refresh(struct crn_cache *c)
+{
+    for (const struct crn_cache_piece *piece = c->pieces; piece != NULL; piece = piece->next)
+        for (uint32_t l = 0; l < c->n_layers; l++)
+            for (uint32_t i = 0; i < c->layers[l].n; i++)
+                if (piece->kv[l].heads != NULL && c->layers[l].spans[i].heads == piece->kv[l].heads)
+                    c->layers[l].spans[i].dtype = piece->kv[l].dtype;
+}
+
 uint64_t crn_cache_private_bytes(const struct crn_cache *c)
 {
     uint64_t bytes = 0;

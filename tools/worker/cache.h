@@ -39,6 +39,9 @@ struct crn_kv *crn_cache_piece_add(struct crn_cache *c);
 int crn_cache_add_kv(struct crn_cache *c, uint32_t layer, const struct crn_kv *kv);
 int crn_cache_add_view(struct crn_cache *c, uint32_t layer, const struct cairn_layer_view *view);
 
+/* After private rows changed their storage (crn_kv_quantise): their spans follow. */
+void crn_cache_refresh(struct crn_cache *c);
+
 /* Bytes of all private pieces. */
 uint64_t crn_cache_private_bytes(const struct crn_cache *c);
 

@@ -108,7 +108,7 @@ static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_option
     for (uint32_t i = 0; i < n_active; i++) {
         struct crn_question *q = &d->questions[active[i]];
         int32_t token = (int32_t)crn_sample(&samplers[active[i]], d->logits + i * vocab, vocab, d->scratch);
-        if (token == o->stop) {
+        if (token == o->stop[0] || token == o->stop[1]) {
             q->stopped = 1;
             continue;
         }

@@ -26,7 +26,7 @@ struct crn_question {
 struct crn_decode_options {
     struct crn_sampler sampler;
     uint32_t max_tokens;
-    int32_t stop; /* token that ends an answer */
+    int32_t stop[2]; /* tokens that end an answer; negative: unused */
 };
 
 struct crn_decode {

@@ -72,8 +72,10 @@ static int list_spans(struct crn_engine *e, const struct crn_layer_call *call)
         e->spans = grown;
         e->spans_capacity = n;
     }
-    if (call->n_spans > 0)
-        memcpy(e->spans, call->spans, call->n_spans * sizeof *e->spans);
+    for (uint32_t i = 0; i < call->n_spans; i++) {
+        e->spans[i] = call->spans[i];
+        e->spans[i].q_end = e->spans[i].q_end < call->n ? e->spans[i].q_end : call->n;
+    }
     for (uint32_t i = 0; i < call->n_segments; i++) {
         const struct crn_segment *segment = &call->segments[i];
         e->spans[call->n_spans + i] = crn_kv_span(segment->kv, segment->begin, segment->end);

@@ -14,6 +14,7 @@
 #include "tools/worker/tokenizer.h"
 
 #include "ipc/cairn_status.h"
+#include "ipc/hash.h"
 #include "ipc/log.h"
 
 #include <errno.h>
@@ -702,6 +703,19 @@ struct crn_gguf_str crn_tokenizer_piece(const struct crn_tokenizer *t, int32_t i
 int32_t crn_tokenizer_find(const struct crn_tokenizer *t, const char *name)
 {
     return *name_slot(t, name, strlen(name));
+}
+
+struct cairn_digest crn_tokenizer_digest(const struct crn_tokenizer *t)
+{
+    const struct crn_gguf_value *tokens = crn_gguf_find(t->g, "tokenizer.ggml.tokens");
+    const struct crn_gguf_value *merges = crn_gguf_find(t->g, "tokenizer.ggml.merges");
+    struct cairn_digest none = { { 0 } };
+    struct crn_hash128 *h = crn_hash128_begin();
+    if (h == NULL)
+        return none;
+    crn_hash128_add(h, tokens->data, tokens->size_bytes);
+    crn_hash128_add(h, merges->data, merges->size_bytes);
+    return crn_hash128_end(h);
 }
 
 uint32_t crn_tokenizer_n_tokens(const struct crn_tokenizer *t)

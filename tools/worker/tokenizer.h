@@ -6,6 +6,7 @@
 #ifndef CRN_WORKER_TOKENIZER_H
 #define CRN_WORKER_TOKENIZER_H
 
+#include "ipc/cairn_types.h"
 #include "tools/worker/gguf.h"
 
 #include <stdbool.h>
@@ -45,6 +46,9 @@ struct crn_gguf_str crn_tokenizer_piece(const struct crn_tokenizer *t, int32_t i
 
 /* Id of a token by its exact name ("<|im_end|>"), CRN_NO_TOKEN when there is none. */
 int32_t crn_tokenizer_find(const struct crn_tokenizer *t, const char *name);
+
+/* Digest of tokens and merges as the file stores them: part of a family's fingerprint. */
+struct cairn_digest crn_tokenizer_digest(const struct crn_tokenizer *t);
 
 uint32_t crn_tokenizer_n_tokens(const struct crn_tokenizer *t);
 

@@ -1,0 +1,48 @@
+/* requests - JSON lines in, JSON lines out. The only file of the worker that knows JSON. */
+#ifndef CRN_WORKER_REQUESTS_H
+#define CRN_WORKER_REQUESTS_H
+
+#include "tools/worker/answer.h"
+
+#include <stddef.h>
+#include <stdio.h>
+
+/* One line. A line that cannot be used has `error` set and nothing else. Strings are owned. */
+struct crn_request {
+    char *context;  /* text; of the line before when it named the same file */
+    size_t context_bytes;
+    char *question;
+    char *expected; /* NULL: none given */
+    char *error;
+};
+
+struct crn_requests {
+    struct crn_request *list;
+    size_t n;
+};
+
+/* Reads a file of JSON lines ("-": standard input): {"context" or "context_file", "question", "answer"?}. Paths are relative to
+ * the working directory. Empty lines are skipped. A broken line becomes a request with an error that says line and cause.
+ * fails   -errno (file), -ENOMEM */
+int crn_requests_read(const char *path, struct crn_requests *out);
+void crn_requests_free(struct crn_requests *r);
+
+/* A whole file as text; fails -errno, CAIRN_E_TOO_BIG (64 MiB), after one log line. own: free */
+int crn_text_read(const char *path, char **out_text, size_t *out_bytes);
+
+/* What is written for one request. */
+struct crn_reply {
+    const char *error;    /* or: */
+    const char *answer;   /* text; NULL when scored only */
+    const char *expected; /* NULL: no `exact` */
+    uint32_t n_tokens;    /* of the answer */
+    int stopped;
+    int scored, exact;
+    double nll;
+    const struct crn_outcome *outcome;
+};
+
+/* One line to the stream, flushed. -errno */
+int crn_reply_write(FILE *to, const struct crn_reply *reply);
+
+#endif
