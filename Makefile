@@ -132,9 +132,18 @@ san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
 tsan: ## `check` under ThreadSanitizer
 	$(Q)$(MAKE) --no-print-directory SAN=thread check
 
+FUZZ_SECONDS ?= 20
+fuzz: $(patsubst tests/fuzz/%.c,build/fuzz/%,$(call src,tests/fuzz)) ## each parser under libFuzzer (clang) for FUZZ_SECONDS
+	$(Q)for f in $^; do mkdir -p $$f.corpus && $$f -seed=1 -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+	    -use_value_profile=1 -print_final_stats=1 -verbosity=0 -artifact_prefix=$$f. $$f.corpus || exit 1; done
+build/fuzz/%: tests/fuzz/%.c $(call src,ipc)
+	@mkdir -p $(@D)
+	$(Q)clang -std=c11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	    -o $@ $^ $(LIBS_IPC) -pthread
+
 clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: help all model deps check run-check check-system san tsan clean
+.PHONY: help all model deps check run-check check-system san tsan fuzz clean
 .SECONDARY:

@@ -7,11 +7,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { BYTES = 64 * 4096 };
@@ -49,8 +49,8 @@ START_TEST(a_segment_is_zero_and_rounded_to_pages)
     struct crn_mem mem;
     ck_assert_int_eq(host->create(4097, -1, CRN_MEM_ARENA, &mem), 0);
     ck_assert_uint_eq(mem.bytes, 8192);
-    for (size_t i = 0; i < mem.bytes; i++)
-        ck_assert_int_eq(((char *)mem.base)[i], 0);
+    static const char zeroes[8192];
+    ck_assert_mem_eq(mem.base, zeroes, 8192);
     ck_assert_int_eq(fcntl(mem.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     host->destroy(&mem);
     host->destroy(&mem); /* legal on none */
@@ -106,6 +106,7 @@ END_TEST
 static int write_to(void *ctx)
 {
     struct crn_mem *reader = ctx;
+    sigaction(SIGSEGV, &(struct sigaction){.sa_handler = SIG_DFL}, NULL); /* no sanitizer's report */
     *(volatile char *)reader->base = 'x';
     return 0;
 }
@@ -113,8 +114,7 @@ static int write_to(void *ctx)
 START_TEST(a_store_through_an_imported_arena_faults)
 {
     struct crn_mem mem = segment(CRN_MEM_ARENA), reader = imported(&mem, CRN_MEM_READ);
-    int code = child_end(child_start(write_to, &reader));
-    ck_assert_int_ne(code, 0); /* SIGSEGV, or a sanitizer's report of it */
+    ck_assert_int_eq(child_end(child_start(write_to, &reader)), 128 + SIGSEGV);
     ck_assert_int_eq(*(char *)mem.base, 0);
 }
 END_TEST
@@ -218,7 +218,8 @@ START_TEST(clearing_zeroes_exactly_the_range)
         ck_assert_int_lt(blocks(&mem), full); /* a landing zone's pages went back to the system */
     for (size_t i = 0; i < BYTES; i++) {
         int cleared = (i >= 4096 && i < 12288) || (i >= 20000 && i < 20100);
-        ck_assert_int_eq(p[i], cleared ? 0 : 'x');
+        if (p[i] != (cleared ? 0 : 'x'))
+            ck_abort_msg("byte %zu is %d", i, p[i]);
     }
     ck_assert_int_eq(host->clear(&mem, BYTES - 10, 11), CAIRN_E_ARG);
 }

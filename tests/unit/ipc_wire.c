@@ -42,7 +42,8 @@ static const uint8_t *guarded(const void *bytes, size_t n)
         ck_assert_int_eq(mprotect(p + GUARDED_BYTES, 4096, PROT_NONE), 0);
         guard_end = p + GUARDED_BYTES;
     }
-    ck_assert_uint_le(n, GUARDED_BYTES);
+    if (n > GUARDED_BYTES)
+        ck_abort_msg("input too large");
     if (n > 0)
         memmove(guard_end - n, bytes, n);
     return guard_end - n;
@@ -174,7 +175,8 @@ static size_t encoded(const struct kind *k, enum fill fill, uint8_t buf[CRN_MESS
     union any msg;
     size_t n = 0;
     k->fill(&msg, fill);
-    ck_assert_int_eq(crn_wire_encode(k->type, &msg, buf, CRN_MESSAGE_MAX, &n), 0);
+    if (crn_wire_encode(k->type, &msg, buf, CRN_MESSAGE_MAX, &n) != 0)
+        ck_abort_msg("%s does not encode", k->name);
     return n;
 }
 
@@ -188,10 +190,11 @@ static int decode_checked(const struct kind *k, const void *bytes, size_t n)
     int status = crn_wire_decode(k->type, p, n, &msg);
     if (status != 0)
         return status;
-    ck_assert(k->views(&msg, p, n));
-    ck_assert_int_eq(crn_wire_encode(k->type, &msg, again, sizeof again, &again_n), 0);
-    ck_assert_int_eq(crn_wire_decode(k->type, again, again_n, &copy), 0);
-    ck_assert(k->same(&msg, &copy));
+    if (!k->views(&msg, p, n)) /* a ck_assert costs a system call */
+        ck_abort_msg("%s: a view outside the message", k->name);
+    if (crn_wire_encode(k->type, &msg, again, sizeof again, &again_n) != 0 ||
+        crn_wire_decode(k->type, again, again_n, &copy) != 0 || !k->same(&msg, &copy))
+        ck_abort_msg("%s: what decoded does not survive a round trip", k->name);
     return 0;
 }
 
@@ -221,8 +224,10 @@ START_TEST(every_message_survives_the_round_trip)
         ck_assert_int_eq(crn_wire_decode(k->type, p, n, &back), 0);
         ck_assert(k->same(&msg, &back));
         ck_assert(k->views(&back, p, n));
-        for (size_t i = k->bytes; i < sizeof back; i++)
-            ck_assert_uint_eq(((uint8_t *)&back)[i], 0xa5); /* writes its own struct only */
+        for (size_t i = k->bytes; i < sizeof back; i++) {
+            if (((uint8_t *)&back)[i] != 0xa5)
+                ck_abort_msg("%s: wrote behind its struct", k->name);
+        }
 
         enum crn_msg_type type;
         uint64_t request;
@@ -335,7 +340,8 @@ START_TEST(a_flipped_bit_is_refused_or_gives_another_message)
     for (size_t bit = 0; bit < 8 * n; bit++) {
         buf[bit / 8] ^= (uint8_t)(1u << bit % 8);
         int status = decode_checked(&kinds[_i], buf, n);
-        ck_assert(status == 0 || status == CAIRN_E_PROTO || status == CAIRN_E_VERSION);
+        if (status != 0 && status != CAIRN_E_PROTO && status != CAIRN_E_VERSION)
+            ck_abort_msg("bit %zu: %s", bit, cairn_errname(status));
         buf[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
 }
@@ -600,8 +606,8 @@ START_TEST(mutated_messages_never_break_the_decoder)
         for (uint64_t steps = 1 + below(4); steps > 0; steps--)
             n = mutate(buf, n, sizeof buf);
         int status = decode_checked(k, buf, n);
-        ck_assert_msg(status == 0 || status == CAIRN_E_PROTO || status == CAIRN_E_VERSION,
-                      "part %d mutant %d: %s", _i, i, cairn_errname(status));
+        if (status != 0 && status != CAIRN_E_PROTO && status != CAIRN_E_VERSION)
+            ck_abort_msg("part %d mutant %d: %s", _i, i, cairn_errname(status));
         accepted += status == 0;
     }
     ck_assert_uint_gt(accepted, 0); /* else nothing reached the map */
