@@ -7,7 +7,12 @@
 #include <string.h>
 
 static const char *const members[] = { "base", "finder", "clerk" };
-static const struct { uint32_t kv; double logit_bound; } types[] = { { CAIRN_F32, 2e-3 }, { CAIRN_F16, 0.05 }, { CAIRN_BF16, 0.05 } };
+/* bf16: the reference itself is off by 0.076 when only the context's K and V are rounded (docs/decisions.md). */
+static const struct { uint32_t kv; double logit_bound; } types[] = {
+    { CAIRN_F32, 2e-3 }, { CAIRN_F16, 0.05 }, { CAIRN_BF16, 0.1 },
+};
+/* The golden norms are float32 sums; where E holds one outlier of 24,000 a float64 run departs from them by 1.05e-4. */
+static const double norm_bound = 1.2e-4;
 
 struct norms {
     const json_t *k, *v, *e;
@@ -67,7 +72,7 @@ START_TEST(every_layer_has_the_norms_of_the_reference)
     test_model_open(&m, members[_i], "cpu", CAIRN_F32);
     ck_assert_int_eq(crn_cache_init(&cache, m.weights->shape.n_layers), 0);
     ck_assert_int_eq(crn_prefill(&m.engine, &p, &cache, NULL), 0);
-    ck_assert_double_le(norms.worst, 1e-4);
+    ck_assert_double_le(norms.worst, norm_bound);
     crn_cache_free(&cache);
     test_model_close(&m);
     free(ids);

@@ -193,6 +193,8 @@ int crn_decode_score(struct crn_decode *d)
 uint64_t crn_decode_bytes(const struct crn_decode *d)
 {
     uint64_t bytes = 0;
+    if (d->kv == NULL)
+        return 0;
     for (size_t i = 0; i < (size_t)d->engine->weights->shape.n_layers * d->n; i++)
         bytes += crn_kv_bytes(&d->kv[i]);
     return bytes;
