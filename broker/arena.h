@@ -1,0 +1,28 @@
+/* arena - one large segment of broker memory and the book of its extents. Belongs to one namespace for life: its memory is never
+ * handed to another one, only given back to the system when the namespace closes. */
+#ifndef CRN_BROKER_ARENA_H
+#define CRN_BROKER_ARENA_H
+
+#include "broker/extent.h"
+#include "ipc/mem.h"
+
+#include <stdint.h>
+
+struct crn_space;
+
+struct crn_arena {
+    struct crn_arena *next;
+    struct crn_space *space;
+    uint32_t id; /* unique in this broker, from 1 */
+    struct crn_mem mem;
+    struct crn_extents *extents;
+};
+
+/* bytes is rounded up to granules. own: end with crn_arena_destroy. fails -ENOMEM and the backend's codes */
+int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, uint64_t bytes,
+                     struct crn_arena **out_arena);
+void crn_arena_destroy(struct crn_arena *arena);
+/* Granules that hold so many bytes (at least one); 0 when no arena can be that large. */
+uint32_t crn_arena_granules(uint64_t bytes);
+
+#endif

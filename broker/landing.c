@@ -1,0 +1,48 @@
+/* Landing zones. The worker can change a byte at any moment, also while it is read: whoever reads something that is checked must
+ * read it once, into memory of the broker (put.c). */
+#include "broker/landing.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define SMALLEST UINT64_C(65536)
+
+int crn_landing_create(struct crn_landings *all, uint64_t put_bytes,
+                       struct crn_landing **out_landing)
+{
+    if (put_bytes > all->max_bytes)
+        return CAIRN_E_TOO_BIG;
+    uint64_t bytes = put_bytes > all->max_bytes / 2 ? all->max_bytes : put_bytes * 2;
+    bytes = bytes < SMALLEST ? SMALLEST : bytes;
+    if (bytes > all->limit_bytes || all->bytes > all->limit_bytes - bytes)
+        return CAIRN_E_FULL;
+    struct crn_landing *l = calloc(1, sizeof *l);
+    if (l == NULL)
+        return -ENOMEM;
+    int status = all->mem->create(bytes, -1, CRN_MEM_LANDING, &l->mem);
+    if (status != 0) {
+        free(l);
+        return status;
+    }
+    l->all = all;
+    l->id = ++all->last_id;
+    l->refs = 1;
+    all->bytes += l->mem.bytes;
+    *out_landing = l;
+    return 0;
+}
+
+struct crn_landing *crn_landing_hold(struct crn_landing *landing)
+{
+    landing->refs++;
+    return landing;
+}
+
+void crn_landing_drop(struct crn_landing *landing)
+{
+    if (landing == NULL || --landing->refs > 0)
+        return;
+    landing->all->bytes -= landing->mem.bytes;
+    landing->mem.ops->destroy(&landing->mem);
+    free(landing);
+}

@@ -1,0 +1,34 @@
+/* landing - memory that one worker may write and only the broker reads. Made for one draft (or one state map) of one session and
+ * destroyed with it; never handed to anybody else. Copies under way hold it. Loop thread only, but for its bytes. */
+#ifndef CRN_BROKER_LANDING_H
+#define CRN_BROKER_LANDING_H
+
+#include "ipc/mem.h"
+
+#include <stdint.h>
+
+struct crn_landing {
+    struct crn_landing *next; /* of the session */
+    struct crn_landings *all;
+    uint64_t id;
+    uint32_t refs;
+    struct crn_mem mem;
+};
+
+/* All zones of the broker. */
+struct crn_landings {
+    const struct crn_mem_ops *mem;
+    uint64_t max_bytes;   /* of one */
+    uint64_t limit_bytes; /* of all together */
+    uint64_t bytes;       /* now */
+    uint64_t last_id;
+};
+
+/* A zone that holds two puts of so many bytes, or one where --landing-max leaves no more. One reference.
+ * fails   CAIRN_E_TOO_BIG (put beyond --landing-max), CAIRN_E_FULL, -ENOMEM */
+int crn_landing_create(struct crn_landings *all, uint64_t put_bytes,
+                       struct crn_landing **out_landing);
+struct crn_landing *crn_landing_hold(struct crn_landing *landing);
+void crn_landing_drop(struct crn_landing *landing); /* NULL allowed */
+
+#endif

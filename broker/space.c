@@ -1,0 +1,238 @@
+/* A namespace's memory and its tables kept in step: an entry is in the index, in the id table and in its parent's child count, or
+ * in none of them. Memory grows arena by arena up to the limit and is then kept by eviction; arenas never shrink, because a
+ * worker may hold its mapping as long as it likes.
+ *
+ * First detector of "full": the one log line about it is written here, at most one a second. */
+#include "broker/space.h"
+
+#include "ipc/chan.h"
+#include "ipc/hash.h"
+#include "ipc/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int add_arena(struct crn_space *space, uint64_t bytes)
+{
+    struct crn_arena *arena;
+    int status = crn_arena_create(space, space->options.mem, bytes, &arena);
+    if (status != 0)
+        return status;
+    arena->next = space->arenas;
+    space->arenas = arena;
+    space->arena_bytes += arena->mem.bytes;
+    return 0;
+}
+
+int crn_space_open(const struct crn_space_options *options, struct crn_space *out_space)
+{
+    struct crn_space *s = out_space;
+    *s = (struct crn_space){.options = *options};
+    int status = crn_index_init(&s->index);
+    if (status == 0)
+        status = crn_entries_init(&s->entries, options->first_generation);
+    if (status == 0)
+        status = add_arena(s, options->arena_bytes);
+    if (status != 0)
+        crn_space_close(s);
+    return status;
+}
+
+void crn_space_close(struct crn_space *space)
+{
+    uint32_t slot = 0;
+    if (space->entries.slots != NULL) {
+        struct crn_entry *e;
+        while ((e = crn_entries_walk(&space->entries, 0, &slot)) != NULL) {
+            crn_entries_remove(&space->entries, e);
+            crn_entry_destroy(e);
+        }
+    }
+    crn_entries_close(&space->entries);
+    crn_index_close(&space->index);
+    crn_plans_close(&space->plans);
+    while (space->arenas != NULL) {
+        struct crn_arena *arena = space->arenas;
+        space->arenas = arena->next;
+        crn_arena_destroy(arena);
+    }
+    while (space->models != NULL) {
+        struct crn_model *model = space->models;
+        space->models = model->next;
+        free(model);
+    }
+}
+
+static int alloc_in_arenas(struct crn_space *space, uint32_t n, struct crn_arena **out_arena,
+                           struct crn_extent *out_extent)
+{
+    for (struct crn_arena *a = space->arenas; a != NULL; a = a->next) {
+        if (crn_extents_alloc(a->extents, n, out_extent) == 0) {
+            space->used_bytes += (uint64_t)n * CRN_GRANULE_BYTES;
+            *out_arena = a;
+            return 0;
+        }
+    }
+    return CAIRN_E_FULL;
+}
+
+/* One more arena for a payload of so many bytes, as large as usual or as needed, within the limit. */
+static int grow(struct crn_space *space, uint64_t need)
+{
+    uint64_t left = space->options.limit_bytes > space->arena_bytes
+                        ? space->options.limit_bytes - space->arena_bytes
+                        : 0;
+    uint64_t bytes = need > space->options.arena_bytes ? need : space->options.arena_bytes;
+    bytes = bytes > left ? left / CRN_GRANULE_BYTES * CRN_GRANULE_BYTES : bytes;
+    return bytes < need ? CAIRN_E_FULL : add_arena(space, bytes);
+}
+
+static int fits_some_arena(const struct crn_space *space, uint64_t need)
+{
+    for (const struct crn_arena *a = space->arenas; a != NULL; a = a->next) {
+        if (a->mem.bytes >= need)
+            return 1;
+    }
+    return 0;
+}
+
+static int make_room(struct crn_space *space)
+{
+    struct crn_entry *victim = crn_evict_victim(space, &crn_evict_cost, crn_now_ns());
+    if (victim == NULL)
+        return CAIRN_E_FULL;
+    CRN_COUNT(&space->stats, evicted_total);
+    CRN_ADD(&space->stats, evicted_bytes_total, victim->body->bytes);
+    crn_log(CRN_LOG_DEBUG, "namespace %s: entry %llx evicted, %u tokens, %llu bytes",
+            space->options.name, (unsigned long long)victim->id, victim->n_tokens,
+            (unsigned long long)victim->body->bytes);
+    crn_space_remove(space, victim);
+    return 0;
+}
+
+static void tell_full(struct crn_space *space, uint64_t bytes)
+{
+    static uint64_t told_ns;
+    CRN_COUNT(&space->stats, full_total);
+    if (crn_now_ns() - told_ns < UINT64_C(1000000000))
+        return;
+    told_ns = crn_now_ns();
+    crn_log(CRN_LOG_WARN, "namespace %s: no room for %llu bytes, nothing left to evict",
+            space->options.name, (unsigned long long)bytes);
+}
+
+int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                    struct crn_extent *out_extent)
+{
+    uint32_t n = crn_arena_granules(bytes);
+    uint64_t need = (uint64_t)n * CRN_GRANULE_BYTES;
+    if (n == 0 || need > space->options.limit_bytes)
+        return CAIRN_E_TOO_BIG;
+    int status = alloc_in_arenas(space, n, out_arena, out_extent);
+    if (status != 0 && grow(space, need) == 0)
+        status = alloc_in_arenas(space, n, out_arena, out_extent);
+    if (status != 0 && !fits_some_arena(space, need))
+        return CAIRN_E_TOO_BIG;
+    while (status != 0 && make_room(space) == 0)
+        status = alloc_in_arenas(space, n, out_arena, out_extent);
+    if (status != 0)
+        tell_full(space, bytes);
+    return status;
+}
+
+void crn_space_free(struct crn_arena *arena, const struct crn_extent *extent)
+{
+    int status = crn_extents_free(arena->extents, extent);
+    if (status == 0)
+        arena->space->used_bytes -= (uint64_t)extent->n * CRN_GRANULE_BYTES;
+    else
+        crn_log(CRN_LOG_ERROR, "arena %u: extent %u+%u was not in use: %s", arena->id,
+                extent->first, extent->n, cairn_strerror(status));
+}
+
+struct crn_arena *crn_space_arena(const struct crn_space *space, uint64_t id)
+{
+    struct crn_arena *a = space->arenas;
+    while (a != NULL && a->id != id)
+        a = a->next;
+    return a;
+}
+
+static bool same_digest(const struct cairn_digest *a, const struct cairn_digest *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+int crn_space_model(struct crn_space *space, const struct crn_model *like,
+                    const struct crn_model **out_model)
+{
+    for (struct crn_model *m = space->models; m != NULL; m = m->next) {
+        bool family = same_digest(&m->family, &like->family);
+        if (family && memcmp(&m->shape, &like->shape, sizeof m->shape) != 0)
+            return CAIRN_E_ARG;
+        if (family && same_digest(&m->digest, &like->digest)) {
+            *out_model = m;
+            return 0;
+        }
+    }
+    if (space->n_models == CRN_MAX_MODELS)
+        return CAIRN_E_FULL;
+    struct crn_model *m = malloc(sizeof *m);
+    if (m == NULL)
+        return -ENOMEM;
+    space->n_models++;
+    *m = *like;
+    m->next = space->models;
+    space->models = m;
+    *out_model = m;
+    return 0;
+}
+
+int crn_space_insert(struct crn_space *space, struct crn_entry *e)
+{
+    int status = crn_entries_add(&space->entries, e);
+    if (status != 0)
+        return status;
+    e->created_ns = e->used_ns = crn_now_ns();
+    for (uint32_t i = 0; i < e->n_nodes; i++)
+        crn_index_add(&space->index, &e->nodes[i]);
+    if (e->parent != NULL)
+        e->parent->n_children++;
+    return 0;
+}
+
+void crn_space_remove(struct crn_space *space, struct crn_entry *e)
+{
+    for (uint32_t i = 0; i < e->n_nodes; i++)
+        crn_index_remove(&space->index, &e->nodes[i]);
+    if (e->parent != NULL)
+        e->parent->n_children--;
+    crn_entries_remove(&space->entries, e);
+    crn_entry_destroy(e);
+}
+
+struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn_entry_spec *spec,
+                                 uint64_t last_hash)
+{
+    const struct crn_chunk *c = NULL;
+    while ((c = crn_index_next(&space->index, last_hash, c)) != NULL) {
+        if (crn_entry_last_hash(c->entry) == last_hash && crn_entry_serves(c->entry, spec))
+            return c->entry;
+    }
+    return NULL;
+}
+
+uint32_t crn_space_evict_all(struct crn_space *space, uint64_t *out_bytes)
+{
+    uint32_t n = 0;
+    uint64_t bytes = 0;
+    struct crn_entry *e;
+    while ((e = crn_evict_victim(space, &crn_evict_cost, crn_now_ns())) != NULL) {
+        n++;
+        bytes += e->body->bytes;
+        crn_space_remove(space, e);
+    }
+    *out_bytes = bytes;
+    return n;
+}

@@ -1,0 +1,73 @@
+/* space - a namespace: everything one tenant owns. Arenas, entries, index, plans and models belong to exactly one, and nothing in
+ * here takes two of them, so tenants cannot meet. ("namespace" is a keyword elsewhere; the code says space.) */
+#ifndef CRN_BROKER_SPACE_H
+#define CRN_BROKER_SPACE_H
+
+#include "broker/arena.h"
+#include "broker/entry.h"
+#include "broker/evict.h"
+#include "broker/index.h"
+#include "broker/plan.h"
+#include "broker/stats.h"
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#define CRN_MAX_MODELS 4096u
+
+/* A model that a session named: identity, shape, and the label shown for it. Lives as long as the space. */
+struct crn_model {
+    struct crn_model *next;
+    struct cairn_digest digest, family;
+    struct cairn_shape shape;
+    char label[CAIRN_MAX_LABEL + 1];
+};
+
+struct crn_space_options {
+    const char *name; /* kept by reference */
+    uint64_t limit_bytes, arena_bytes;
+    uint64_t first_generation;
+    const struct crn_mem_ops *mem;
+};
+
+struct crn_space {
+    struct crn_space_options options;
+    struct crn_arena *arenas;
+    uint64_t arena_bytes;   /* all arenas together */
+    uint64_t used_bytes;    /* extents in use */
+    uint64_t payload_bytes; /* before rounding to granules */
+    struct crn_entries entries;
+    struct crn_index index;
+    struct crn_plans plans;
+    struct crn_model *models;
+    uint32_t n_models;
+    struct crn_stats stats;
+};
+
+/* Makes the namespace and its first arena. own: crn_space_close, also after a failure of a caller. */
+int crn_space_open(const struct crn_space_options *options, struct crn_space *out_space);
+void crn_space_close(struct crn_space *space);
+
+/* Room for one payload: in an arena there is, else in a new one while the limit allows, else after evicting.
+ * fails   CAIRN_E_FULL when eviction found nothing, CAIRN_E_TOO_BIG, -ENOMEM */
+int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                    struct crn_extent *out_extent);
+void crn_space_free(struct crn_arena *arena, const struct crn_extent *extent);
+struct crn_arena *crn_space_arena(const struct crn_space *space, uint64_t id); /* NULL: not of this space */
+
+/* The record of a model, made when it is new. A family has one shape: CAIRN_E_ARG when this one differs;
+ * CAIRN_E_FULL beyond CRN_MAX_MODELS, -ENOMEM. */
+int crn_space_model(struct crn_space *space, const struct crn_model *like,
+                    const struct crn_model **out_model);
+
+/* Publishes: id, index, parent's child count. Takes the entry over on success. */
+int crn_space_insert(struct crn_space *space, struct crn_entry *entry);
+/* Takes it out of index and table and lets go of its body; leases on it keep their payloads. No child may be left. */
+void crn_space_remove(struct crn_space *space, struct crn_entry *entry);
+/* An entry that serves as well as the described one; NULL when there is none. last_hash: of crn_entry_last_hash. */
+struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn_entry_spec *spec,
+                                 uint64_t last_hash);
+/* Drops everything that may go, children first; returns the number of entries. */
+uint32_t crn_space_evict_all(struct crn_space *space, uint64_t *out_bytes);
+
+#endif
