@@ -212,6 +212,25 @@ void crn_space_remove(struct crn_space *space, struct crn_entry *e)
     crn_entry_destroy(e);
 }
 
+/* Some entry whose parent is this one. */
+static struct crn_entry *child_of(const struct crn_space *space, const struct crn_entry *parent,
+                                  uint32_t *at)
+{
+    struct crn_entry *e = crn_entries_walk(&space->entries, *at, at);
+    while (e != NULL && e->parent != parent)
+        e = crn_entries_walk(&space->entries, *at + 1, at);
+    return e;
+}
+
+void crn_space_remove_tree(struct crn_space *space, struct crn_entry *entry)
+{
+    uint32_t at = 0;
+    for (struct crn_entry *e; entry->n_children > 0 && (e = child_of(space, entry, &at)); at++)
+        crn_space_remove_tree(space, e);
+    if (entry->n_children == 0 && entry->n_drafts == 0)
+        crn_space_remove(space, entry);
+}
+
 struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn_entry_spec *spec,
                                  uint64_t last_hash)
 {

@@ -64,6 +64,8 @@ int crn_space_model(struct crn_space *space, const struct crn_model *like,
 int crn_space_insert(struct crn_space *space, struct crn_entry *entry);
 /* Takes it out of index and table and lets go of its body; leases on it keep their payloads. No child may be left. */
 void crn_space_remove(struct crn_space *space, struct crn_entry *entry);
+/* The same with everything that continues it, deepest first. Entries that a draft builds on stay, with what they need. */
+void crn_space_remove_tree(struct crn_space *space, struct crn_entry *entry);
 /* An entry that serves as well as the described one; NULL when there is none. last_hash: of crn_entry_last_hash. */
 struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn_entry_spec *spec,
                                  uint64_t last_hash);

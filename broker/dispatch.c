@@ -1,0 +1,192 @@
+/* The table of verbs. Every request passes the same gates, in this order:
+ *
+ *     envelope is sound, version is ours        else `error` PROTO or VERSION
+ *     it is HELLO, or its route has a session   else `error` STATE: say HELLO first
+ *     kernel's uid and pid are the session's    else `error` DENIED
+ *     the body decodes exactly                  else `error` PROTO
+ *
+ * and only then reaches its handler. Whatever a handler returns becomes exactly one answer. */
+#include "broker/dispatch.h"
+
+#include "broker/broker.h"
+#include "ipc/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef int handler_fn(struct crn_call *call);
+
+struct verb {
+    handler_fn *handle;
+    enum crn_msg_type answer;
+};
+
+static const struct verb verbs[128] = {
+    [CRN_MSG_hello] = {crn_handle_hello, CRN_MSG_welcome},
+    [CRN_MSG_bye] = {crn_handle_bye, CRN_MSG_ok},
+    [CRN_MSG_match] = {crn_handle_match, CRN_MSG_matched},
+    [CRN_MSG_attach] = {crn_handle_attach, CRN_MSG_attached},
+    [CRN_MSG_release] = {crn_handle_release, CRN_MSG_ok},
+    [CRN_MSG_draft] = {crn_handle_draft, CRN_MSG_drafted},
+    [CRN_MSG_put] = {crn_handle_put, CRN_MSG_put_done},
+    [CRN_MSG_commit] = {crn_handle_commit, CRN_MSG_committed},
+    [CRN_MSG_abort] = {crn_handle_abort, CRN_MSG_ok},
+    [CRN_MSG_plan_put] = {crn_handle_plan_put, CRN_MSG_plan_stored},
+    [CRN_MSG_plan_get] = {crn_handle_plan_get, CRN_MSG_plan_list},
+    [CRN_MSG_plan_drop] = {crn_handle_plan_drop, CRN_MSG_ok},
+    [CRN_MSG_landing] = {crn_handle_landing, CRN_MSG_landed},
+    [CRN_MSG_stat] = {crn_handle_stat, CRN_MSG_stats},
+    [CRN_MSG_list] = {crn_handle_list, CRN_MSG_listed},
+    [CRN_MSG_show] = {crn_handle_show, CRN_MSG_shown},
+    [CRN_MSG_pin] = {crn_handle_pin, CRN_MSG_ok},
+    [CRN_MSG_evict] = {crn_handle_evict, CRN_MSG_evicted},
+    [CRN_MSG_spill] = {crn_handle_spill, CRN_MSG_ok},
+    [CRN_MSG_restore] = {crn_handle_restore, CRN_MSG_ok},
+    [CRN_MSG_verify] = {crn_handle_verify, CRN_MSG_verified},
+};
+
+int crn_call_fail(struct crn_call *call, int code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(call->text, sizeof call->text, format, args);
+    va_end(args);
+    return code;
+}
+
+int crn_call_entry(struct crn_call *call, uint64_t id, struct crn_entry **out_entry)
+{
+    int status = crn_entries_find(&call->session->space->entries, id, out_entry);
+    if (status == CAIRN_E_STALE) {
+        CRN_COUNT(&call->session->space->stats, stale_total);
+        return crn_call_fail(call, status, "entry %llx was replaced or dropped; look it up again",
+                             (unsigned long long)id);
+    }
+    return status == 0 ? 0
+                       : crn_call_fail(call, status, "no entry %llx in namespace %s",
+                                       (unsigned long long)id,
+                                       call->session->space->options.name);
+}
+
+int crn_call_needs_model(struct crn_call *call, const char *what)
+{
+    return call->session->model != NULL
+               ? 0
+               : crn_call_fail(call, CAIRN_E_DENIED, "%s: this session named no model in HELLO",
+                               what);
+}
+
+/* An error to somebody who has no session. */
+static void refuse_stranger(struct crn_broker *broker, const struct crn_peer *peer,
+                            uint64_t request, int code, const char *text)
+{
+    uint8_t bytes[1024];
+    size_t n;
+    struct crn_msg_error e = {.code = (uint64_t)-code, .request = request};
+    e.text = (struct crn_bytes){text, (uint32_t)strlen(text)};
+    if (crn_wire_encode(CRN_MSG_error, &e, bytes, sizeof bytes, &n) == 0)
+        (void)crn_router_send(broker->router, peer, bytes, n); /* a stranger that does not listen */
+}
+
+static void refuse(struct crn_call *call, int code)
+{
+    const char *text = call->text[0] != '\0' ? call->text : cairn_strerror(code);
+    if (call->session != NULL)
+        crn_session_send_error(call->session, call->request, code, text);
+    else
+        refuse_stranger(call->broker, call->peer, call->request, code, text);
+}
+
+/* The gates before decoding. */
+static int admit(struct crn_call *call, enum crn_msg_type type)
+{
+    struct crn_session *s = call->session;
+    if ((unsigned)type >= sizeof verbs / sizeof *verbs || verbs[type].handle == NULL) {
+        CRN_COUNT(&call->broker->stats, bad_message_total);
+        return crn_call_fail(call, CAIRN_E_PROTO, "message type %u is no request", (unsigned)type);
+    }
+    if (type == CRN_MSG_hello)
+        return s == NULL ? 0
+                         : crn_call_fail(call, CAIRN_E_STATE, "this connection has a session; say "
+                                                              "BYE first");
+    if (s == NULL)
+        return crn_call_fail(call, CAIRN_E_STATE, "%s before HELLO", crn_wire_name(type));
+    if (s->peer.uid != call->peer->uid || s->peer.pid != call->peer->pid) {
+        CRN_COUNT(&call->broker->stats, denied_total);
+        return crn_call_fail(call, CAIRN_E_DENIED, "process %d is not the one that said HELLO",
+                             (int)call->peer->pid);
+    }
+    return 0;
+}
+
+static void set_request(union crn_any_msg *out, enum crn_msg_type type, uint64_t request)
+{
+    switch (type) {
+#define MESSAGE(name, number, fields)                                                              \
+    case CRN_MSG_##name:                                                                           \
+        out->name.request = request;                                                               \
+        break;
+#include "ipc/msgs.def"
+#undef MESSAGE
+    }
+}
+
+/* Decodes, calls the handler, and answers. */
+static void serve(struct crn_call *call, enum crn_msg_type type, const void *bytes, size_t n)
+{
+    static union crn_any_msg in; /* large, and one call at a time */
+    call->in = &in;
+    int status = crn_wire_decode(type, bytes, n, &in);
+    if (status != 0) {
+        CRN_COUNT(&call->broker->stats, bad_message_total);
+        crn_call_fail(call, status, "malformed %s", crn_wire_name(type));
+    } else {
+        call->out_type = verbs[type].answer;
+        status = verbs[type].handle(call);
+    }
+    if (status == CRN_LATER)
+        return;
+    if (status == 0) {
+        set_request(&call->out, call->out_type, call->request);
+        status = crn_session_send(call->session, call->out_type, &call->out);
+    }
+    if (status < 0)
+        refuse(call, status);
+}
+
+static void note_session(struct crn_call *call)
+{
+    call->session = crn_session_of_route(&call->broker->sessions, call->peer);
+    if (call->session == NULL)
+        return;
+    call->session->seen_ns = crn_now_ns();
+    call->session->requests++;
+}
+
+void crn_dispatch(struct crn_broker *broker, struct crn_peer *peer, const void *bytes, size_t n)
+{
+    static struct crn_call call; /* 200 KiB of scratch; one call at a time */
+    enum crn_msg_type type = CRN_MSG_error;
+    call.broker = broker;
+    call.peer = peer;
+    call.request = 0;
+    call.text[0] = '\0';
+    memset(&call.out, 0, sizeof call.out);
+    note_session(&call);
+    int status = crn_wire_peek(bytes, n, &type, &call.request);
+    if (status != 0) {
+        CRN_COUNT(&broker->stats, bad_message_total);
+        crn_call_fail(&call, status, "malformed message; this broker speaks protocol %u to %u",
+                      CRN_PROTO_MIN, CRN_PROTO_MAX);
+    } else {
+        status = admit(&call, type);
+    }
+    if (status != 0)
+        refuse(&call, status);
+    else
+        serve(&call, type, bytes, n);
+    if (peer->pidfd >= 0)
+        close(peer->pidfd);
+}

@@ -1,0 +1,176 @@
+/* PIN, EVICT, VERIFY, and SPILL and RESTORE, which need a tier below the arenas: operations on entries, for people and scripts. */
+#include "broker/broker.h"
+#include "broker/dispatch.h"
+#include "ipc/hash.h"
+#include "ipc/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int crn_handle_pin(struct crn_call *call)
+{
+    struct crn_entry *e;
+    int status = crn_call_entry(call, call->in->pin.entry, &e);
+    if (status == 0)
+        e->pinned = call->in->pin.on != 0;
+    return status;
+}
+
+static int evict_one(struct crn_call *call, uint64_t id)
+{
+    struct crn_entry *e;
+    int status = crn_call_entry(call, id, &e);
+    if (status != 0)
+        return status;
+    if (e->n_children > 0)
+        return crn_call_fail(call, CAIRN_E_BUSY, "evict: %u entries continue entry %llx; drop them "
+                                                 "first",
+                             e->n_children, (unsigned long long)id);
+    if (e->pinned || e->n_drafts > 0)
+        return crn_call_fail(call, CAIRN_E_BUSY, "evict: entry %llx is %s", (unsigned long long)id,
+                             e->pinned ? "pinned" : "being written to");
+    call->out.evicted.entries = 1;
+    call->out.evicted.bytes = e->body->bytes;
+    crn_space_remove(call->session->space, e);
+    return 0;
+}
+
+/* A named entry goes even while it is leased: it stops to be found, and its memory follows when the last reader is done. */
+int crn_handle_evict(struct crn_call *call)
+{
+    const struct crn_msg_evict *m = &call->in->evict;
+    struct crn_msg_evicted *out = &call->out.evicted;
+    struct crn_space *space = call->session->space;
+    if (m->entry == 0 && m->all == 0)
+        return crn_call_fail(call, CAIRN_E_ARG, "evict: name an entry, or say all");
+    int status = 0;
+    if (m->entry != 0)
+        status = evict_one(call, m->entry);
+    else
+        out->entries = crn_space_evict_all(space, &out->bytes);
+    if (status == 0) {
+        CRN_ADD(&space->stats, evicted_total, out->entries);
+        CRN_ADD(&space->stats, evicted_bytes_total, out->bytes);
+    }
+    return status;
+}
+
+static int no_tier(struct crn_call *call, const char *verb, uint64_t entry)
+{
+    struct crn_entry *e;
+    int status = crn_call_entry(call, entry, &e);
+    return status != 0 ? status
+                       : crn_call_fail(call, CAIRN_E_UNSUPPORTED,
+                                       "%s: this broker has no tier below its arenas", verb);
+}
+
+int crn_handle_spill(struct crn_call *call)
+{
+    return no_tier(call, "spill", call->in->spill.entry);
+}
+
+int crn_handle_restore(struct crn_call *call)
+{
+    return no_tier(call, "restore", call->in->restore.entry);
+}
+
+/* ---- verify: one entry per request, on a copy thread ---- */
+
+struct check { /* one payload, copied for the copy thread */
+    const void *at;
+    uint64_t bytes, checksum;
+};
+
+struct verify_job {
+    struct crn_job job;
+    struct crn_broker *broker;
+    struct crn_space *space;
+    struct crn_body *body; /* held */
+    uint64_t session, request, entry;
+    struct crn_msg_verified result;
+    uint32_t n;
+    struct check checks[];
+};
+
+static int run_verify(struct crn_job *job)
+{
+    struct verify_job *j = (struct verify_job *)job;
+    for (uint32_t i = 0; i < j->n; i++) {
+        const struct check *c = &j->checks[i];
+        j->result.payloads++;
+        j->result.bytes += c->bytes;
+        j->result.bad += crn_hash64(c->at, c->bytes) != c->checksum;
+    }
+    return 0;
+}
+
+/* An entry with wrong bytes must not be found again. Its children cannot be used without it. */
+static void drop_corrupt(struct verify_job *j)
+{
+    struct crn_entry *e;
+    CRN_ADD(&j->space->stats, corrupt_total, j->result.bad);
+    crn_log(CRN_LOG_ERROR, "entry %llx: %llu of %llu payloads do not fit their checksum",
+            (unsigned long long)j->entry, (unsigned long long)j->result.bad,
+            (unsigned long long)j->result.payloads);
+    if (crn_entries_find(&j->space->entries, j->entry, &e) == 0 && e->n_drafts == 0)
+        crn_space_remove_tree(j->space, e);
+}
+
+static void verified(struct crn_job *job, int status)
+{
+    struct verify_job *j = (struct verify_job *)job;
+    struct crn_session *s = crn_session_of_id(&j->broker->sessions, j->session);
+    (void)status;
+    if (j->result.bad > 0)
+        drop_corrupt(j);
+    j->result.request = j->request;
+    if (s != NULL)
+        crn_session_send(s, CRN_MSG_verified, &j->result);
+    crn_body_drop(j->body);
+    free(j);
+}
+
+static void add_check(void *ctx, struct crn_payload *p)
+{
+    struct verify_job *j = ctx;
+    j->checks[j->n++] = (struct check){crn_payload_at(p), p->bytes, p->checksum};
+}
+
+static int start_verify(struct crn_call *call, struct crn_entry *e, uint64_t next)
+{
+    struct crn_body *body = e->body;
+    size_t n = 1u + body->n_states + body->n_layers;
+    struct verify_job *j = calloc(1, sizeof *j + n * sizeof *j->checks);
+    if (j == NULL)
+        return -ENOMEM;
+    j->job = (struct crn_job){.run = run_verify, .done = verified};
+    j->broker = call->broker;
+    j->space = call->session->space;
+    j->body = crn_body_hold(body);
+    j->session = call->session->id;
+    j->request = call->request;
+    j->entry = e->id;
+    j->result.next = next;
+    crn_body_each(body, add_check, j);
+    crn_copier_submit(call->broker->copier, &j->job);
+    return CRN_LATER;
+}
+
+/* entry 0: all of them, one per request; the cursor is the slot to go on with. */
+int crn_handle_verify(struct crn_call *call)
+{
+    const struct crn_msg_verify *m = &call->in->verify;
+    const struct crn_entries *entries = &call->session->space->entries;
+    struct crn_entry *e;
+    uint32_t slot = m->cursor > UINT32_MAX ? UINT32_MAX : (uint32_t)m->cursor, following;
+    if (m->entry != 0) {
+        int status = crn_call_entry(call, m->entry, &e);
+        return status == 0 ? start_verify(call, e, 0) : status;
+    }
+    e = crn_entries_walk(entries, slot, &slot);
+    if (e == NULL)
+        return 0; /* nothing left: all zero */
+    bool more = crn_entries_walk(entries, slot + 1, &following) != NULL;
+    return start_verify(call, e, more ? following : 0);
+}
