@@ -179,7 +179,7 @@ struct parcel {
     const uint8_t *blocks[2];
     uint32_t n_blocks, n_heads; /* n_heads: of each block, one after the other, msg.row_stride rows apart */
     size_t row_bytes;
-    const int32_t *pos;               /* [msg.rows] or NULL */
+    const int32_t *pos;               /* [msg.rows]; NULL: from the draft's start on */
     const uint32_t *const *index;     /* [n_lists] or NULL */
     uint32_t counts[CAIRN_MAX_KV_HEADS];
     uint32_t n_lists;
@@ -317,9 +317,10 @@ static uint64_t list_bytes(const struct parcel *p)
     return bytes;
 }
 
+/* Rows of K, V and states travel with their positions; tokens are positions by themselves. */
 static uint64_t pos_bytes(const struct parcel *p)
 {
-    return p->pos != NULL ? p->msg.rows * sizeof(int32_t) : 0;
+    return p->n_blocks > 0 && p->msg.kind != CRN_PAYLOAD_TOKENS ? p->msg.rows * sizeof(int32_t) : 0;
 }
 
 /* The rows' place in the landing zone when they are in reserved room, one block right behind the other; else 0. */
@@ -350,8 +351,10 @@ static void copy_rows(struct parcel *p, uint8_t *to)
 static void copy_lists(const struct cairn_draft *draft, struct parcel *p, uint64_t off)
 {
     uint8_t *base = draft->zone.mem.base;
-    if (p->pos != NULL) {
-        memcpy(base + off, p->pos, pos_bytes(p));
+    if (pos_bytes(p) > 0) {
+        int32_t *pos = (void *)(base + off);
+        for (uint32_t i = 0; i < p->msg.rows; i++)
+            pos[i] = p->pos != NULL ? p->pos[i] : (int32_t)(draft->start + i);
         p->msg.pos_off = off;
         off += rounded(pos_bytes(p));
     }
