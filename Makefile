@@ -99,7 +99,7 @@ $(SO_CAIRN): $(CLIENT_OBJ) $(IPC_OBJ) client/cairn.map
 
 $(BINDIR)/cairnd: $(BUILD)/obj/broker/main.o $(A_BROKER) $(A_KERNELS) $(A_IPC)
 	$(call link,$(LIBS_BROKER) $(LIBS_KERNELS) $(LIBS_IPC))
-$(BINDIR)/cairn: $(BUILD)/obj/tools/cairn.o $(A_TOOLS) $(A_CAIRN)
+$(BINDIR)/cairn: $(BUILD)/obj/tools/cairn.o $(A_TOOLS) $(BUILD)/obj/tools/worker/gguf.o $(BUILD)/obj/tools/worker/quant.o $(A_CAIRN)
 	$(call link,$(LIBS_TOOLS) $(LIBS_IPC) -lm)
 $(BINDIR)/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
 	$(call link,$(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))

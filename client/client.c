@@ -180,15 +180,34 @@ int crn_client_current(struct cairn_client *client, const struct crn_conn *sessi
            crn_chan_generation(client->chan) == session->generation;
 }
 
+/* A connection says HELLO once. Where that went wrong, or the session ended while the connection lives, we need another one. */
+static int renew_channel(struct cairn_client *client)
+{
+    struct crn_chan *chan;
+    if (!client->stuck)
+        return 0;
+    int status = crn_chan_open(client->socket, &chan);
+    if (status != 0)
+        return crn_client_fail(client, status, "channel %s", client->socket);
+    crn_chan_close(client->chan);
+    client->chan = chan;
+    client->stuck = 0;
+    return 0;
+}
+
 int crn_client_ready(struct cairn_client *client, uint64_t deadline_ns)
 {
     crn_client_begin(client);
     if (crn_client_current(client, client->session))
         return 0;
+    if (client->session != NULL && client->session->generation == 0)
+        client->stuck = 1;
     crn_conn_drop(client->session);
     client->session = NULL;
     struct crn_conn *session;
-    int status = crn_conn_open(client, deadline_ns, &session);
+    int status = renew_channel(client);
+    if (status == 0)
+        status = crn_conn_open(client, deadline_ns, &session);
     if (status != 0)
         return status;
     client->session = session;

@@ -48,6 +48,7 @@ struct cairn_client {
     char space[CAIRN_MAX_LABEL + 1], label[CAIRN_MAX_LABEL + 1];
     struct crn_chan *chan;
     struct crn_conn *session; /* NULL: none, the next call connects */
+    int stuck;                   /* 1: this connection cannot take another HELLO */
     uint64_t last_request;
     uint64_t sessions;           /* made so far */
     struct cairn_lease *leases;  /* open ones */

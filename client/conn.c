@@ -161,6 +161,7 @@ int crn_conn_open(struct cairn_client *client, uint64_t deadline_ns, struct crn_
         status = crn_client_fail(client, CAIRN_E_GONE, "broker %s does not answer", client->socket);
     if (status != 0) {
         crn_conn_drop(session);
+        client->stuck = 1; /* the broker may have taken our HELLO: the next one needs a new connection */
         return status;
     }
     *out_session = session;
