@@ -130,7 +130,7 @@ check-system: model ## the long runs: kills, full disks, many seeds
 san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check
 tsan: ## `check` under ThreadSanitizer
-	$(Q)$(MAKE) --no-print-directory SAN=thread check
+	$(Q)TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" $(MAKE) --no-print-directory SAN=thread check
 
 FUZZ_SECONDS ?= 20
 fuzz: $(patsubst tests/fuzz/%.c,build/fuzz/%,$(call src,tests/fuzz)) ## each parser under libFuzzer (clang) for FUZZ_SECONDS

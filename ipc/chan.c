@@ -1,15 +1,18 @@
 /* ZeroMQ sockets with deadlines: DEALER for a worker, ROUTER for the broker, one context each.
  *
- * A worker's channel is `connected` or not; libzmq's I/O thread connects and reconnects (50 to 500 ms), and a monitor socket
- * tells us when. Every connection is a generation. A request belongs to the generation it was sent in: when that one ended, no
- * answer can come (ZMQ_IMMEDIATE drops what was queued), so recv says GONE at once instead of waiting for its deadline.
+ * A worker's channel is `connected` or not; libzmq's I/O thread connects and reconnects (50 to 500
+ * ms), and a monitor socket tells us when. Every connection is a generation. A request belongs to
+ * the generation it was sent in: when that one ended, no answer can come (ZMQ_IMMEDIATE drops what
+ * was queued), so recv says GONE at once instead of waiting for its deadline.
  *
- * The broker's side guards what libzmq does not: zmq_bind unlinks whatever lies at the path, so a lock file is held first and
- * anything but a socket is refused; the socket's mode follows umask; ROUTER drops unroutable messages silently unless told;
- * ids that peers choose themselves are refused, and who they are comes from the kernel.
+ * The broker's side guards what libzmq does not: zmq_bind unlinks whatever lies at the path, so a
+ * lock file is held first and anything but a socket is refused; the socket's mode follows umask;
+ * ROUTER drops unroutable messages silently unless told; ids that peers choose themselves are
+ * refused, and who they are comes from the kernel.
  *
- * Not here: running out of descriptors aborts libzmq (raise RLIMIT_NOFILE first), and one message of very many frames is
- * collected by libzmq before we see it; both need a peer that passed the socket's 0600. */
+ * Not here: running out of descriptors aborts libzmq (raise RLIMIT_NOFILE first), and one message
+ * of very many frames is collected by libzmq before we see it; both need a peer that passed the
+ * socket's 0600. */
 #include "ipc/chan.h"
 
 #include "ipc/log.h"
@@ -50,12 +53,8 @@ uint64_t crn_now_ns(void)
 static const struct {
     int option, value;
 } settings[] = {
-    {ZMQ_LINGER, 0},
-    {ZMQ_SNDHWM, QUEUE_MESSAGES},
-    {ZMQ_RCVHWM, QUEUE_MESSAGES},
-    {ZMQ_HEARTBEAT_IVL, 1000},
-    {ZMQ_HEARTBEAT_TIMEOUT, 3000},
-    {ZMQ_HEARTBEAT_TTL, 3000},
+    {ZMQ_LINGER, 0},           {ZMQ_SNDHWM, QUEUE_MESSAGES},  {ZMQ_RCVHWM, QUEUE_MESSAGES},
+    {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 3000}, {ZMQ_HEARTBEAT_TTL, 3000},
     {ZMQ_HANDSHAKE_IVL, 5000},
 };
 
@@ -150,11 +149,13 @@ static int chan_start(struct crn_chan *chan, const char *address)
     if (chan->sock == NULL || chan->monitor == NULL)
         return -zmq_errno();
     int status = set_common(chan->sock);
-    /* Only completed connections take messages: nothing meant for a dead broker reaches the next one. */
+    /* Only completed connections take messages: nothing meant for a dead broker reaches the next
+     * one. */
     status = status != 0 ? status : set(chan->sock, ZMQ_IMMEDIATE, 1);
     status = status != 0 ? status : set(chan->sock, ZMQ_RECONNECT_IVL, 50);
     status = status != 0 ? status : set(chan->sock, ZMQ_RECONNECT_IVL_MAX, 500);
-    /* Unlimited: a full monitor queue would stop the I/O thread. Events are few, one pair per connection. */
+    /* Unlimited: a full monitor queue would stop the I/O thread. Events are few, one pair per
+     * connection. */
     status = status != 0 ? status : set(chan->monitor, ZMQ_RCVHWM, 0);
     status = status != 0 ? status : set(chan->monitor, ZMQ_LINGER, 0);
     if (status != 0)
@@ -218,7 +219,8 @@ static void chan_watch(struct crn_chan *chan)
     }
 }
 
-/* Sleeps until the socket has one of events or the connection changes; CAIRN_E_TIMEOUT at the deadline. */
+/* Sleeps until the socket has one of events or the connection changes; CAIRN_E_TIMEOUT at the
+ * deadline. */
 static int chan_sleep(struct crn_chan *chan, short events, uint64_t deadline_ns)
 {
     uint64_t now_ns = crn_now_ns();
@@ -324,7 +326,8 @@ static int bind_private(void *sock, const char *path, const char *address)
     struct stat st;
     if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
         return CAIRN_E_EXISTS;
-    mode_t before = umask(0177); /* of the whole process: a broker opens its router before it starts threads */
+    /* Of the whole process: a broker opens its router before it starts threads. */
+    mode_t before = umask(0177);
     int status = zmq_bind(sock, address) == 0 ? 0 : -zmq_errno();
     umask(before);
     return status;
@@ -405,8 +408,9 @@ static int peer_read(zmq_msg_t *route, zmq_msg_t *body, struct crn_peer *out)
     return 0;
 }
 
-/* By the connection's own descriptor, which libzmq may close and the kernel re-use at any time: a duplicate keeps it still while
- * we check that it belongs to the sender. Else (before Linux 6.5) by number, which races with its re-use. */
+/* By the connection's own descriptor, which libzmq may close and the kernel re-use at any time: a
+ * duplicate keeps it still while we check that it belongs to the sender. Else (before Linux 6.5) by
+ * number, which races with its re-use. */
 static int peer_pidfd(zmq_msg_t *body, const struct crn_peer *peer)
 {
     int pidfd = -1;
@@ -435,7 +439,8 @@ int crn_router_recv(struct crn_router *router, int want_pidfd, void *buf, size_t
         return CAIRN_E_PROTO;
     }
     struct crn_peer peer;
-    status = frames_drop(router->sock, &body) == 0 ? peer_read(&route, &body, &peer) : CAIRN_E_PROTO;
+    status =
+        frames_drop(router->sock, &body) == 0 ? peer_read(&route, &body, &peer) : CAIRN_E_PROTO;
     if (status == 0)
         status = frame_copy(&body, buf, buf_bytes, out_n);
     if (status == 0) {

@@ -1,13 +1,13 @@
-/* The control page: one writer (the broker, one thread per slot at a time), any number of readers that the kernel keeps from
- * writing. A slot lives through lease after lease:
+/* The control page: one writer (the broker, one thread per slot at a time), any number of readers
+ * that the kernel keeps from writing. A slot lives through lease after lease:
  *
  *     begin_lease   words PENDING            epoch e (the lease's)
  *     set           word PENDING -> READY or FAILED, waiters woken
  *     end_lease     epoch e + 1, waiters woken
  *
- * A reader looks at its word first and at the epoch second: a word of a later lease was written after the epoch moved, so the
- * reader then sees the epoch moved too. Waiting is FUTEX_WAIT on the word, which needs no write access. The page holds no locks
- * and knows nothing of payloads. */
+ * A reader looks at its word first and at the epoch second: a word of a later lease was written
+ * after the epoch moved, so the reader then sees the epoch moved too. Waiting is FUTEX_WAIT on the
+ * word, which needs no write access. The page holds no locks and knows nothing of payloads. */
 #include "ipc/control.h"
 
 #include "ipc/chan.h"
@@ -58,7 +58,8 @@ int crn_control_create(struct crn_mem *out_mem)
     h->bytes = mem.bytes;
     h->n_slots = CRN_CONTROL_SLOTS;
     h->slot_bytes = CRN_CONTROL_SLOT_BYTES;
-    atomic_store_explicit(&h->alive, 1, memory_order_release); /* a reader of alive sees the header */
+    /* Release: who reads alive sees the header. */
+    atomic_store_explicit(&h->alive, 1, memory_order_release);
     *out_mem = mem;
     return 0;
 }
@@ -112,7 +113,8 @@ void crn_control_set(struct crn_control_slot *slot, uint32_t word, enum crn_prog
 
 void crn_control_end_lease(struct crn_control_slot *slot)
 {
-    /* Release, and before any byte is re-used: a reader that still sees the old epoch (acquire) read the old bytes. */
+    /* Release, and before any byte is re-used: a reader that still sees the old epoch (acquire)
+     * read the old bytes. */
     atomic_fetch_add_explicit(&slot->epoch, 1, memory_order_acq_rel);
     for (uint32_t i = 0; i < slot->n_words && i < CRN_CONTROL_WORDS; i++) {
         if (atomic_load_explicit(&slot->word[i], memory_order_relaxed) == CRN_PROGRESS_PENDING)
@@ -153,8 +155,8 @@ int crn_control_wait(const struct crn_control_slot *slot, uint32_t word, uint32_
         uint64_t left_ns = deadline_ns - now_ns < LOOK_NS ? deadline_ns - now_ns : LOOK_NS;
         struct timespec left = {.tv_sec = (time_t)(left_ns / LOOK_NS),
                                 .tv_nsec = (long)(left_ns % LOOK_NS)};
-        long woken = syscall(SYS_futex, &slot->word[word], FUTEX_WAIT, CRN_PROGRESS_PENDING, &left,
-                             NULL, 0);
+        long woken =
+            syscall(SYS_futex, &slot->word[word], FUTEX_WAIT, CRN_PROGRESS_PENDING, &left, NULL, 0);
         if (woken != 0 && errno == ETIMEDOUT && peer_alive != NULL && peer_alive(ctx) == 0)
             return CAIRN_E_GONE;
     }

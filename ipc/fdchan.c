@@ -1,8 +1,10 @@
-/* Descriptors over AF_UNIX SEQPACKET: one record per packet, at most one descriptor with it. A socket here is a plain descriptor;
- * who may have which segment, the one-time token and the comparison of credentials are the broker's business.
+/* Descriptors over AF_UNIX SEQPACKET: one record per packet, at most one descriptor with it. A
+ * socket here is a plain descriptor; who may have which segment, the one-time token and the
+ * comparison of credentials are the broker's business.
  *
- * What arrives is hostile: descriptors are counted before the record is believed, and whatever is not handed out is closed. The
- * kernel closes what does not fit into our control buffer and says so (MSG_CTRUNC). */
+ * What arrives is hostile: descriptors are counted before the record is believed, and whatever is
+ * not handed out is closed. The kernel closes what does not fit into our control buffer and says so
+ * (MSG_CTRUNC). */
 #include "ipc/fdchan.h"
 
 #include "ipc/cairn_status.h"
@@ -47,7 +49,8 @@ static int bind_private(int fd, const struct sockaddr_un *address)
         if (unlink(address->sun_path) != 0)
             return -errno;
     }
-    mode_t before = umask(0177); /* of the whole process: a broker listens before it starts threads */
+    /* Of the whole process: a broker listens before it starts threads. */
+    mode_t before = umask(0177);
     int status = bind(fd, (const struct sockaddr *)address, sizeof *address) == 0 ? 0 : -errno;
     umask(before);
     return status;

@@ -1,5 +1,6 @@
-/* XXH3 over tokens, payloads, weights. All hashed bytes are little-endian, so hosts of one byte order are assumed and asserted;
- * digests are stored in XXH's canonical (big-endian) form, so their text is what xxhsum prints. Not a security boundary. */
+/* XXH3 over tokens, payloads, weights. All hashed bytes are little-endian, so hosts of one byte
+ * order are assumed and asserted; digests are stored in XXH's canonical (big-endian) form, so their
+ * text is what xxhsum prints. Not a security boundary. */
 #include "ipc/hash.h"
 
 #include "ipc/cairn_status.h"
@@ -8,7 +9,8 @@
 
 #include <string.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "stored and shared bytes are little-endian");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "stored and shared bytes are little-endian");
 
 uint64_t crn_hash64(const void *bytes, size_t n)
 {
@@ -40,7 +42,8 @@ size_t crn_hash_chain(const struct cairn_digest *family, const int32_t *tokens, 
     return n_chunks;
 }
 
-/* struct crn_hash128 is never defined: the pointer is XXH3's own state, which wants an alignment only XXH3_createState gives. */
+/* struct crn_hash128 is never defined: the pointer is XXH3's own state, which wants an alignment
+ * only XXH3_createState gives. */
 static XXH3_state_t *state_of(struct crn_hash128 *h)
 {
     return (XXH3_state_t *)(void *)h;

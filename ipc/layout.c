@@ -1,6 +1,6 @@
-/* Offsets inside a payload. Pure arithmetic: a cursor walks the parts in the order of layout.h and rounds each start up to 64.
- * Limits are checked first; with them the largest payload is 64 heads x 2^20 tokens x 512 channels x 4 bytes x (K, V) < 2^39, so
- * nothing here can overflow 64 bits. */
+/* Offsets inside a payload. Pure arithmetic: a cursor walks the parts in the order of layout.h and
+ * rounds each start up to 64. Limits are checked first; with them the largest payload is 64 heads x
+ * 2^20 tokens x 512 channels x 4 bytes x (K, V) < 2^39, so nothing here can overflow 64 bits. */
 #include "ipc/layout.h"
 
 #include <stddef.h>
@@ -19,7 +19,8 @@ static uint64_t take(uint64_t *cursor, uint64_t bytes)
 
 static int kv_check(const struct crn_kv_spec *s)
 {
-    if (cairn_dtype_bytes(s->dtype) == 0 || s->n_kv_heads == 0 || s->head_dim == 0 || s->shared_pos > 1)
+    if (cairn_dtype_bytes(s->dtype) == 0 || s->n_kv_heads == 0 || s->head_dim == 0 ||
+        s->shared_pos > 1)
         return CAIRN_E_ARG;
     if (s->wide != 0 && s->dtype != CAIRN_I8)
         return CAIRN_E_ARG;

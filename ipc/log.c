@@ -1,5 +1,6 @@
-/* Logging to stderr: one write(2) per line, so lines of several threads and processes never mix. No rotation, no syslog: a
- * service manager does that. Keeps errno, so that a caller may log before it reads it. */
+/* Logging to stderr: one write(2) per line, so lines of several threads and processes never mix. No
+ * rotation, no syslog: a service manager does that. Keeps errno, so that a caller may log before it
+ * reads it. */
 #include "ipc/log.h"
 
 #include "ipc/cairn_status.h"
@@ -44,9 +45,9 @@ void crn_log(enum crn_log_level level, const char *format, ...)
         return;
     int saved_errno = errno;
     char line[1024];
-    int n = snprintf(line, sizeof line, "%s[%d] %s: ",
-                     atomic_load_explicit(&program_name, memory_order_relaxed), (int)getpid(),
-                     level_names[level]);
+    int n = snprintf(line, sizeof line,
+                     "%s[%d] %s: ", atomic_load_explicit(&program_name, memory_order_relaxed),
+                     (int)getpid(), level_names[level]);
     size_t used = n > 0 ? (size_t)n : 0;
     va_list args;
     va_start(args, format);

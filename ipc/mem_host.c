@@ -1,9 +1,11 @@
-/* The "host" backend: anonymous files (memfd). The creator maps first and seals second, so its own mapping is the last one that
- * can write; an importer believes nothing it is told: size and seals are asked of the kernel before it maps. Without the
- * seal against shrinking, a peer could truncate the file and kill every reader with SIGBUS.
+/* The "host" backend: anonymous files (memfd). The creator maps first and seals second, so its own
+ * mapping is the last one that can write; an importer believes nothing it is told: size and seals
+ * are asked of the kernel before it maps. Without the seal against shrinking, a peer could truncate
+ * the file and kill every reader with SIGBUS.
  *
- * Clearing: a hole (MADV_REMOVE) gives pages back, but F_SEAL_FUTURE_WRITE forbids holes even to the creator (EPERM, measured
- * on Linux 6.18), so arenas are cleared by writing zeroes and keep their pages until the arena is destroyed.
+ * Clearing: a hole (MADV_REMOVE) gives pages back, but F_SEAL_FUTURE_WRITE forbids holes even to
+ * the creator (EPERM, measured on Linux 6.18), so arenas are cleared by writing zeroes and keep
+ * their pages until the arena is destroyed.
  *
  * No huge pages and no page locking here. */
 #include "ipc/mem.h"

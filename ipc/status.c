@@ -1,5 +1,6 @@
-/* Result codes: names and texts. The table lives in cairn_status.h; this file only looks it up. Strings are constants, so any
- * thread may call at any time. It does not format messages: callers add the object and the advice. */
+/* Result codes: names and texts. The table lives in cairn_status.h; this file only looks it up.
+ * Strings are constants, so any thread may call at any time. It does not format messages: callers
+ * add the object and the advice. */
 #include "ipc/cairn_status.h"
 
 #include <string.h>

@@ -1,13 +1,15 @@
 /* MessagePack bodies of the control plane, driven by msgs.def.
  *
- * msgs.def is expanded twice here: into one field table per message, and into checks that the structs of wire.h are packed the
- * way the tables are walked. Encoding walks a table with msgpack-c's packer into the caller's buffer. Decoding has two steps:
- * scan() walks the bytes with bounds and allocates nothing, because msgpack-c trusts container headers (5 bytes make it
- * reserve 8 GiB); only what passed goes to msgpack_unpack_next, whose tree is bounded by then (8192 objects of 24 bytes) and is
- * freed before return. Views of a decoded message point into the caller's bytes, never into that tree.
+ * msgs.def is expanded twice here: into one field table per message, and into checks that the
+ * structs of wire.h are packed the way the tables are walked. Encoding walks a table with
+ * msgpack-c's packer into the caller's buffer. Decoding has two steps: scan() walks the bytes with
+ * bounds and allocates nothing, because msgpack-c trusts container headers (5 bytes make it reserve
+ * 8 GiB); only what passed goes to msgpack_unpack_next, whose tree is bounded by then (8192 objects
+ * of 24 bytes) and is freed before return. Views of a decoded message point into the caller's
+ * bytes, never into that tree.
  *
- * It does not know what a message means: relations between fields, ids and records are the receiver's to check. Text is not
- * checked for UTF-8; crn_wire_text makes it printable. */
+ * It does not know what a message means: relations between fields, ids and records are the
+ * receiver's to check. Text is not checked for UTF-8; crn_wire_text makes it printable. */
 #include "ipc/wire.h"
 
 #include "ipc/chan.h"
@@ -22,7 +24,8 @@
 enum kind { KIND_U, KIND_B, KIND_S, KIND_D };
 enum need { NEED_O = 0, NEED_R = 1 };
 
-#define KEY_MAX 127u /* keys are one-byte integers: a map has at most 127 pairs, and a bitmap finds repeated ones */
+/* Keys are one-byte integers: a map has at most 127 pairs, and a bitmap finds repeated ones. */
+#define KEY_MAX 127u
 
 struct field {
     uint8_t key; /* 0 ends a table */
@@ -55,7 +58,8 @@ static const struct message messages[256] = {
 #undef MESSAGE
 };
 
-/* A struct of wire.h is its fields in order without padding, then the request id: so a walk needs no offsets. */
+/* A struct of wire.h is its fields in order without padding, then the request id: so a walk needs
+ * no offsets. */
 #define U(key, name, need, max) +sizeof(uint64_t)
 #define B(key, name, need, max) +sizeof(struct crn_bytes)
 #define S(key, name, need, max) +sizeof(struct crn_bytes)
@@ -105,7 +109,8 @@ static int sink_write(void *ctx, const char *bytes, size_t n)
     return 0;
 }
 
-/* A field's value: u for integers, b for the others (a digest is 16 bytes; all zero means absent). */
+/* A field's value: u for integers, b for the others. A digest is 16 bytes; all zero means absent.
+ */
 struct value {
     uint64_t u;
     struct crn_bytes b;
@@ -204,7 +209,8 @@ int crn_wire_encode(enum crn_msg_type type, const void *msg, void *buf, size_t b
 
 enum shape { SHAPE_BAD, SHAPE_SCALAR, SHAPE_BYTES, SHAPE_ARRAY, SHAPE_MAP };
 
-/* Formats 0xc0 .. 0xdf: what follows the first byte (a scalar's body or a length), and what it is. Left out: never used, ext. */
+/* Formats 0xc0 .. 0xdf: what follows the first byte (a scalar's body or a length), and what it is.
+ * Left out: never used, ext. */
 static const struct {
     uint8_t bytes;
     uint8_t shape;
@@ -212,29 +218,30 @@ static const struct {
     [0x00] = {0, SHAPE_SCALAR}, /* nil */
     [0x02] = {0, SHAPE_SCALAR}, /* false */
     [0x03] = {0, SHAPE_SCALAR}, /* true */
-    [0x04] = {1, SHAPE_BYTES},  /* bin 8, 16, 32 */
-    [0x05] = {2, SHAPE_BYTES},
-    [0x06] = {4, SHAPE_BYTES},
-    [0x0a] = {4, SHAPE_SCALAR}, /* float 32, 64 */
-    [0x0b] = {8, SHAPE_SCALAR},
-    [0x0c] = {1, SHAPE_SCALAR}, /* uint 8, 16, 32, 64 */
-    [0x0d] = {2, SHAPE_SCALAR},
-    [0x0e] = {4, SHAPE_SCALAR},
-    [0x0f] = {8, SHAPE_SCALAR},
-    [0x10] = {1, SHAPE_SCALAR}, /* int 8, 16, 32, 64 */
-    [0x11] = {2, SHAPE_SCALAR},
-    [0x12] = {4, SHAPE_SCALAR},
-    [0x13] = {8, SHAPE_SCALAR},
-    [0x19] = {1, SHAPE_BYTES}, /* str 8, 16, 32 */
-    [0x1a] = {2, SHAPE_BYTES},
-    [0x1b] = {4, SHAPE_BYTES},
-    [0x1c] = {2, SHAPE_ARRAY}, /* array 16, 32 */
-    [0x1d] = {4, SHAPE_ARRAY},
-    [0x1e] = {2, SHAPE_MAP}, /* map 16, 32 */
-    [0x1f] = {4, SHAPE_MAP},
+    [0x04] = {1, SHAPE_BYTES},  /* bin 8 */
+    [0x05] = {2, SHAPE_BYTES},  /* bin 16 */
+    [0x06] = {4, SHAPE_BYTES},  /* bin 32 */
+    [0x0a] = {4, SHAPE_SCALAR}, /* float 32 */
+    [0x0b] = {8, SHAPE_SCALAR}, /* float 64 */
+    [0x0c] = {1, SHAPE_SCALAR}, /* uint 8 */
+    [0x0d] = {2, SHAPE_SCALAR}, /* uint 16 */
+    [0x0e] = {4, SHAPE_SCALAR}, /* uint 32 */
+    [0x0f] = {8, SHAPE_SCALAR}, /* uint 64 */
+    [0x10] = {1, SHAPE_SCALAR}, /* int 8 */
+    [0x11] = {2, SHAPE_SCALAR}, /* int 16 */
+    [0x12] = {4, SHAPE_SCALAR}, /* int 32 */
+    [0x13] = {8, SHAPE_SCALAR}, /* int 64 */
+    [0x19] = {1, SHAPE_BYTES},  /* str 8 */
+    [0x1a] = {2, SHAPE_BYTES},  /* str 16 */
+    [0x1b] = {4, SHAPE_BYTES},  /* str 32 */
+    [0x1c] = {2, SHAPE_ARRAY},  /* array 16 */
+    [0x1d] = {4, SHAPE_ARRAY},  /* array 32 */
+    [0x1e] = {2, SHAPE_MAP},    /* map 16 */
+    [0x1f] = {4, SHAPE_MAP},    /* map 32 */
 };
 
-/* The header of one object: its shape, its length (bytes, or pairs or elements), the bytes of the header and of a scalar. */
+/* The header of one object: its shape, its length (bytes, or pairs or elements), the bytes of the
+ * header and of a scalar. */
 struct head {
     enum shape shape;
     size_t bytes;
@@ -312,7 +319,7 @@ static int positive(const msgpack_object *o, uint64_t max, uint64_t *out_v)
     return 0;
 }
 
-/* The first three elements keep their meaning in every version, so that a refusal can be addressed. */
+/* The first three elements mean the same in every version, so that a refusal can be addressed. */
 static int envelope_read(const msgpack_object *root, struct envelope *out)
 {
     if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size < 3)

@@ -1,5 +1,6 @@
-/* libFuzzer harness of ipc/wire (`make fuzz`): any bytes are refused, or decode to a message with its views inside the input that
- * encodes again and decodes to the same bytes. A replay is the same program with the crashing file as its argument. */
+/* libFuzzer harness of ipc/wire (`make fuzz`): any bytes are refused, or decode to a message with
+ * its views inside the input that encodes again and decodes to the same bytes. A replay is the same
+ * program with the crashing file as its argument. */
 #include "ipc/chan.h"
 #include "ipc/wire.h"
 

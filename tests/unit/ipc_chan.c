@@ -1,5 +1,6 @@
-/* ipc/chan: requests reach a broker in another process and its answers come back; when it dies, is stopped or replaced, the worker
- * learns it in time; and peers that speak ZMTP badly, or not at all, harm nobody else. */
+/* ipc/chan: requests reach a broker in another process and its answers come back; when it dies, is
+ * stopped or replaced, the worker learns it in time; and peers that speak ZMTP badly, or not at
+ * all, harm nobody else. */
 #include "ipc/chan.h"
 
 #include "ipc/log.h"
@@ -87,6 +88,29 @@ static int swallow(void *ctx)
         take(router, 0, &n, &peer);
     }
     return 0;
+}
+
+/* A process that waits until it is let go and then is a broker: libzmq's threads forbid forking
+ * later on. */
+static int await_and_echo(void *ctx)
+{
+    char byte;
+    return read(*(int *)ctx, &byte, 1) == 1 ? echo(NULL) : 1;
+}
+
+static pid_t standby(int *out_go)
+{
+    int ends[2];
+    ck_assert_int_eq(pipe(ends), 0);
+    pid_t pid = child_start(await_and_echo, &ends[0]);
+    close(ends[0]);
+    *out_go = ends[1];
+    return pid;
+}
+
+static void let_go(int go)
+{
+    ck_assert_int_eq(write(go, "g", 1), 1);
 }
 
 /* ---- worker side ---- */
@@ -208,7 +232,8 @@ START_TEST(a_silent_broker_costs_the_deadline_and_no_more)
     size_t n;
     ck_assert_int_eq(crn_chan_send(chan, "hi", 2, in(10)), 0);
     uint64_t start_ns = crn_now_ns();
-    ck_assert_int_eq(crn_chan_recv(chan, buf, sizeof buf, start_ns + SECOND / 5, &n), CAIRN_E_TIMEOUT);
+    ck_assert_int_eq(crn_chan_recv(chan, buf, sizeof buf, start_ns + SECOND / 5, &n),
+                     CAIRN_E_TIMEOUT);
     ck_assert_uint_ge(crn_now_ns() - start_ns, SECOND / 5);
     ck_assert_uint_lt(crn_now_ns() - start_ns, 2 * SECOND);
     crn_chan_close(chan);
@@ -219,9 +244,9 @@ END_TEST
 START_TEST(the_router_knows_its_peer_from_the_kernel)
 {
     setup();
+    pid_t worker = child_start(say_hi_and_stay, NULL);
     struct crn_router *router = opened_router();
     int before = count_fds();
-    pid_t worker = child_start(say_hi_and_stay, NULL);
     struct crn_peer peer;
     size_t n;
     ck_assert_int_eq(take(router, 1, &n, &peer), 0);
@@ -312,34 +337,37 @@ END_TEST
 
 START_TEST(a_restarted_broker_is_a_new_generation)
 {
+    pid_t brokers[4];
+    int go[4];
+    size_t n;
     setup();
-    pid_t broker = child_start(echo, NULL);
+    for (size_t i = 0; i < 4; i++)
+        brokers[i] = standby(&go[i]);
+    let_go(go[0]);
     struct crn_chan *chan = opened_chan();
     check_echo(chan, "one");
     for (uint32_t generation = 1; generation <= 3; generation++) {
         ck_assert_uint_eq(crn_chan_generation(chan), generation);
-        child_kill(broker);
-        uint64_t end_ns = in(5);
-        size_t n;
-        while (crn_chan_connected(chan) && crn_now_ns() < end_ns)
-            ck_assert_int_eq(crn_chan_recv(chan, buf, sizeof buf, in(5), &n), CAIRN_E_GONE);
-        broker = child_start(echo, NULL);
+        child_kill(brokers[generation - 1]);
+        ck_assert_int_eq(crn_chan_recv(chan, buf, sizeof buf, in(5), &n), CAIRN_E_GONE);
+        let_go(go[generation]);
         check_echo(chan, "again");
     }
     crn_chan_close(chan);
-    child_kill(broker);
+    child_kill(brokers[3]);
 }
 END_TEST
 
 START_TEST(an_answer_of_a_lost_connection_is_not_awaited)
 {
-    setup();
-    pid_t broker = child_start(swallow, NULL);
-    struct crn_chan *chan = opened_chan();
+    int go;
     size_t n;
+    setup();
+    pid_t first = child_start(swallow, NULL), second = standby(&go);
+    struct crn_chan *chan = opened_chan();
     ck_assert_int_eq(crn_chan_send(chan, "lost", 4, in(10)), 0);
-    child_kill(broker);
-    broker = child_start(echo, NULL);
+    child_kill(first);
+    let_go(go);
     uint64_t start_ns = crn_now_ns();
     while (crn_chan_generation(chan) < 2 && crn_now_ns() < start_ns + 10 * SECOND)
         poll(NULL, 0, 5);
@@ -349,7 +377,7 @@ START_TEST(an_answer_of_a_lost_connection_is_not_awaited)
     ck_assert_uint_lt(crn_now_ns() - start_ns, SECOND);
     check_echo(chan, "found");
     crn_chan_close(chan);
-    child_kill(broker);
+    child_kill(second);
 }
 END_TEST
 
@@ -391,14 +419,17 @@ END_TEST
 
 START_TEST(a_second_broker_on_one_address_is_refused)
 {
+    int go;
+    struct stat st;
     setup();
+    pid_t process = standby(&go);
     struct crn_router *router = opened_router(), *second = NULL;
     int before = count_fds();
-    struct stat st;
     ck_assert_int_eq(crn_router_open(path, &second), CAIRN_E_BUSY);
     ck_assert_ptr_null(second);
     ck_assert_int_eq(count_fds(), before);
-    ck_assert_int_eq(child_end(child_start(echo, NULL)), 1); /* nor from another process */
+    let_go(go);
+    ck_assert_int_eq(child_end(process), 1); /* nor from another process */
 
     struct crn_chan *chan = opened_chan(); /* the first one still has it */
     struct crn_peer peer;

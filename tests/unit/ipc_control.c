@@ -1,5 +1,6 @@
-/* ipc/control: a waiting worker is woken by what the broker writes, by the lease's end, by its deadline or by the broker's death,
- * in real processes with a read-only page. */
+/* ipc/control: a waiting worker is woken by what the broker writes, by the lease's end, by its
+ * deadline or by the broker's death, in real processes with a read-only page; and a word that is
+ * ready carries its payload with it. */
 #include "ipc/control.h"
 
 #include "ipc/chan.h"
@@ -9,6 +10,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,7 +44,8 @@ static int is_running(void *ctx)
     return kill(*(pid_t *)ctx, 0) == 0;
 }
 
-/* In its own process: maps the page read-only, waits, exits 0 when the answer is the wanted one and came in time. */
+/* In its own process: maps the page read-only, waits, exits 0 when the answer is the wanted one and
+ * came in time. */
 static int wait_as_worker(void *ctx)
 {
     struct waiter *w = ctx;
@@ -110,7 +114,8 @@ START_TEST(a_sleeping_worker_is_woken_at_once)
     uint64_t start_ns = crn_now_ns();
     crn_control_set(slot, 1007, _i == 0 ? CRN_PROGRESS_READY : CRN_PROGRESS_FAILED);
     ck_assert_int_eq(child_end(pid), 0);
-    ck_assert_uint_lt(crn_now_ns() - start_ns, 700 * MS); /* by the futex, not by the look each second */
+    ck_assert_uint_lt(crn_now_ns() - start_ns,
+                      700 * MS); /* by the futex, not by the look each second */
 }
 END_TEST
 
@@ -208,6 +213,52 @@ START_TEST(a_dead_broker_is_noticed_while_waiting)
 }
 END_TEST
 
+/* ---- ordering, with threads on one mapping, where ThreadSanitizer can see it ---- */
+
+enum { ROUNDS = 2000 };
+
+static struct {
+    struct crn_control_slot *slot;
+    uint64_t payload[8]; /* plain memory: only the word orders it */
+    atomic_uint begun, acked;
+} shared;
+
+static void *publish(void *unused)
+{
+    for (uint32_t round = 1; round <= ROUNDS; round++) {
+        crn_control_begin_lease(shared.slot, 1);
+        atomic_store(&shared.begun, round);
+        for (size_t i = 0; i < 8; i++)
+            shared.payload[i] = round + i;
+        crn_control_set(shared.slot, 0, CRN_PROGRESS_READY);
+        while (atomic_load(&shared.acked) != round)
+            sched_yield();
+        crn_control_end_lease(shared.slot);
+    }
+    return unused;
+}
+
+START_TEST(a_ready_word_carries_its_payload)
+{
+    pthread_t publisher;
+    uint32_t wrong = 0;
+    shared.slot = fresh_page();
+    ck_assert_int_eq(pthread_create(&publisher, NULL, publish, NULL), 0);
+    for (uint32_t round = 1; round <= ROUNDS; round++) {
+        while (atomic_load(&shared.begun) != round)
+            sched_yield();
+        uint64_t deadline_ns = crn_now_ns() + 10000 * (uint64_t)MS;
+        int status = crn_control_wait(shared.slot, 0, round - 1, deadline_ns, NULL, NULL);
+        for (size_t i = 0; i < 8; i++)
+            wrong += status != 0 || shared.payload[i] != round + i;
+        atomic_store(&shared.acked, round);
+    }
+    pthread_join(publisher, NULL);
+    ck_assert_uint_eq(wrong, 0);
+    ck_assert_uint_eq(shared.slot->epoch, ROUNDS);
+}
+END_TEST
+
 int main(void)
 {
     const struct run_test tests[] = {
@@ -220,6 +271,7 @@ int main(void)
         RUN_TEST(a_deadline_is_kept),
         RUN_TEST(numbers_out_of_range_and_garbage_are_refused),
         RUN_TEST(a_dead_broker_is_noticed_while_waiting),
+        RUN_TEST(a_ready_word_carries_its_payload),
     };
     crn_log_setup("ipc_control", CRN_LOG_ERROR); /* refusals are expected */
     return run_suite("ipc_control", tests, sizeof tests / sizeof *tests);

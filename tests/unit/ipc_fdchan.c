@@ -1,4 +1,5 @@
-/* ipc/fdchan: one descriptor per record reaches another process; everything that does not fit is refused and leaks nothing. */
+/* ipc/fdchan: one descriptor per record reaches another process; everything that does not fit is
+ * refused and leaks nothing. */
 #include "ipc/fdchan.h"
 
 #include "ipc/cairn_status.h"
@@ -56,7 +57,8 @@ static void connect_pair(void)
 
 static struct crn_fd_record record(uint16_t op, uint64_t id)
 {
-    return (struct crn_fd_record){.magic = CRN_FD_MAGIC, .version = CRN_FD_VERSION, .op = op, .id = id};
+    return (struct crn_fd_record){
+        .magic = CRN_FD_MAGIC, .version = CRN_FD_VERSION, .op = op, .id = id};
 }
 
 /* Any bytes with any number of descriptors (copies of one), as a hostile peer would send them. */

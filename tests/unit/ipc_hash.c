@@ -1,4 +1,5 @@
-/* ipc/hash: the values are XXH3's own, chains separate families and depend on everything before, texts round-trip. */
+/* ipc/hash: the values are XXH3's own, chains separate families and depend on everything before,
+ * texts round-trip. */
 #include "ipc/hash.h"
 
 #include "ipc/cairn_status.h"
@@ -88,7 +89,7 @@ START_TEST(digest_texts_round_trip)
     for (size_t i = 0; i < sizeof d.b; i++)
         d.b[i] = (uint8_t)(i * 17 + 3);
     crn_digest_text(&d, text);
-    ck_assert_str_eq(text, "0314253647586" "97a8b9cadbecfe0f102");
+    ck_assert_str_eq(text, "031425364758697a8b9cadbecfe0f102");
     ck_assert_int_eq(crn_digest_parse(text, &back), 0);
     ck_assert_mem_eq(&d, &back, sizeof d);
 }

@@ -1,4 +1,5 @@
-/* ipc/layout: parts are aligned, never overlap, fill the payload, and have the sizes that layout.h states. */
+/* ipc/layout: parts are aligned, never overlap, fill the payload, and have the sizes that layout.h
+ * states. */
 #include "ipc/layout.h"
 
 #include "tests/support/run.h"
@@ -37,8 +38,8 @@ static void check_parts(struct parts *p, uint64_t total)
     for (size_t i = 0; i < p->n; i++) {
         uint64_t off = p->list[i].off;
         if (off % 64 != 0 || off < end || off - end >= 64) /* a ck_assert costs a system call */
-            ck_abort_msg("part %zu at %llu, the one before ends at %llu", i, (unsigned long long)off,
-                         (unsigned long long)end);
+            ck_abort_msg("part %zu at %llu, the one before ends at %llu", i,
+                         (unsigned long long)off, (unsigned long long)end);
         end = off + p->list[i].bytes;
     }
     ck_assert_uint_eq(total % 64, 0);
@@ -94,21 +95,20 @@ END_TEST
 START_TEST(the_order_of_parts_is_the_documented_one)
 {
     uint32_t n[] = {100, 3};
-    struct crn_kv_spec s = {
-        .dtype = CAIRN_I8, .n_kv_heads = 2, .head_dim = 64, .wide = 4, .n = n};
+    struct crn_kv_spec s = {.dtype = CAIRN_I8, .n_kv_heads = 2, .head_dim = 64, .wide = 4, .n = n};
     struct crn_head_parts h[2];
     uint64_t total;
     ck_assert_int_eq(crn_layout_kv(&s, h, &total), 0);
     ck_assert_uint_eq(h[0].pos, 0);
-    ck_assert_uint_eq(h[1].pos, 448);            /* 100 x 4 = 400, rounded */
+    ck_assert_uint_eq(h[1].pos, 448); /* 100 x 4 = 400, rounded */
     ck_assert_uint_eq(h[0].k_wide, 512);
-    ck_assert_uint_eq(h[0].v_wide, 1024);        /* 4 x 64 x 2 */
+    ck_assert_uint_eq(h[0].v_wide, 1024); /* 4 x 64 x 2 */
     ck_assert_uint_eq(h[0].k, 1536);
-    ck_assert_uint_eq(h[0].v, 1536 + 6144);      /* 96 x 64 */
+    ck_assert_uint_eq(h[0].v, 1536 + 6144); /* 96 x 64 */
     ck_assert_uint_eq(h[0].k_scale, 1536 + 12288);
-    ck_assert_uint_eq(h[0].v_scale, 14080);      /* 2 blocks x 64 x 2 */
-    ck_assert_uint_eq(h[1].k_wide, 14272);       /* 96 x 2 */
-    ck_assert_uint_eq(h[1].v_wide, 14656);       /* 3 x 64 x 2 */
+    ck_assert_uint_eq(h[0].v_scale, 14080); /* 2 blocks x 64 x 2 */
+    ck_assert_uint_eq(h[1].k_wide, 14272);  /* 96 x 2 */
+    ck_assert_uint_eq(h[1].v_wide, 14656);  /* 3 x 64 x 2 */
     ck_assert_uint_eq(h[1].n, 0);
     ck_assert_uint_eq(h[1].k, 0);
     ck_assert_uint_eq(total, 15040);
@@ -127,7 +127,8 @@ START_TEST(the_largest_payload_does_not_overflow)
     check_kv(&s);
     struct crn_state_parts parts;
     uint64_t total;
-    ck_assert_int_eq(crn_layout_state(CAIRN_F32, CAIRN_MAX_TOKENS, CAIRN_MAX_HIDDEN, &parts, &total), 0);
+    ck_assert_int_eq(
+        crn_layout_state(CAIRN_F32, CAIRN_MAX_TOKENS, CAIRN_MAX_HIDDEN, &parts, &total), 0);
     ck_assert_uint_eq(total, ((uint64_t)1 << 22) + ((uint64_t)1 << 38));
 }
 END_TEST
@@ -147,8 +148,10 @@ START_TEST(impossible_kv_numbers_are_refused)
         {{.dtype = CAIRN_F16, .n_kv_heads = 0, .head_dim = 64, .n = n}, CAIRN_E_ARG},
         {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 0, .n = n}, CAIRN_E_ARG},
         {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 64, .wide = 4, .n = n}, CAIRN_E_ARG},
-        {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 64, .shared_pos = 1, .n = n}, CAIRN_E_ARG},
-        {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 64, .shared_pos = 2, .n = n}, CAIRN_E_ARG},
+        {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 64, .shared_pos = 1, .n = n},
+         CAIRN_E_ARG},
+        {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 64, .shared_pos = 2, .n = n},
+         CAIRN_E_ARG},
         {{.dtype = CAIRN_F16, .n_kv_heads = 65, .head_dim = 64, .n = n}, CAIRN_E_TOO_BIG},
         {{.dtype = CAIRN_F16, .n_kv_heads = 3, .head_dim = 513, .n = n}, CAIRN_E_TOO_BIG},
         {{.dtype = CAIRN_F16, .n_kv_heads = UINT32_MAX, .head_dim = UINT32_MAX, .n = n},
@@ -188,8 +191,10 @@ START_TEST(impossible_states_are_refused)
     ck_assert_int_eq(crn_layout_state(CAIRN_F32, 1, 0, &s, &total), CAIRN_E_ARG);
     ck_assert_int_eq(crn_layout_state(CAIRN_I8, 1, 65, &s, &total), CAIRN_E_ARG);
     ck_assert_int_eq(crn_layout_state(CAIRN_F32, 1, 65, &s, &total), 0);
-    ck_assert_int_eq(crn_layout_state(CAIRN_F32, CAIRN_MAX_TOKENS + 1, 64, &s, &total), CAIRN_E_TOO_BIG);
-    ck_assert_int_eq(crn_layout_state(CAIRN_F32, 1, CAIRN_MAX_HIDDEN + 1, &s, &total), CAIRN_E_TOO_BIG);
+    ck_assert_int_eq(crn_layout_state(CAIRN_F32, CAIRN_MAX_TOKENS + 1, 64, &s, &total),
+                     CAIRN_E_TOO_BIG);
+    ck_assert_int_eq(crn_layout_state(CAIRN_F32, 1, CAIRN_MAX_HIDDEN + 1, &s, &total),
+                     CAIRN_E_TOO_BIG);
 }
 END_TEST
 

@@ -1,4 +1,5 @@
-/* ipc/mem_host: an importer can read and nothing else, whatever it tries; and it believes the kernel, not the token. */
+/* ipc/mem_host: an importer can read and nothing else, whatever it tries; and it believes the
+ * kernel, not the token. */
 #include "ipc/mem.h"
 
 #include "ipc/log.h"
@@ -106,7 +107,8 @@ END_TEST
 static int write_to(void *ctx)
 {
     struct crn_mem *reader = ctx;
-    sigaction(SIGSEGV, &(struct sigaction){.sa_handler = SIG_DFL}, NULL); /* no sanitizer's report */
+    sigaction(SIGSEGV, &(struct sigaction){.sa_handler = SIG_DFL},
+              NULL); /* no sanitizer's report */
     *(volatile char *)reader->base = 'x';
     return 0;
 }

@@ -1,5 +1,6 @@
-/* ipc/wire: what is encoded comes back, what is not a message is refused, and hostile bytes cost nothing but their refusal.
- * Every input lies directly in front of an inaccessible page, so reading one byte too far is a crash in any build. */
+/* ipc/wire: what is encoded comes back, what is not a message is refused, and hostile bytes cost
+ * nothing but their refusal. Every input lies directly in front of an inaccessible page, so reading
+ * one byte too far is a crash in any build. */
 #include "ipc/wire.h"
 
 #include "ipc/chan.h"
@@ -75,7 +76,8 @@ static uint64_t pick(enum fill fill, uint64_t max)
 
 static struct crn_bytes pick_bytes(enum fill fill, uint64_t max)
 {
-    uint64_t cap = max < 12000 ? max : 12000; /* of several large fields of one message, only some fit */
+    uint64_t cap =
+        max < 12000 ? max : 12000; /* of several large fields of one message, only some fit */
     uint32_t n = (uint32_t)pick(fill, cap);
     return (struct crn_bytes){noise + below(sizeof noise - n), n};
 }
@@ -180,7 +182,8 @@ static size_t encoded(const struct kind *k, enum fill fill, uint8_t buf[CRN_MESS
     return n;
 }
 
-/* Decodes guarded bytes; a success must have its views inside and must encode again, to something that decodes to the same. */
+/* Decodes guarded bytes; a success must have its views inside and must encode again, to something
+ * that decodes to the same. */
 static int decode_checked(const struct kind *k, const void *bytes, size_t n)
 {
     static uint8_t again[CRN_MESSAGE_MAX];
@@ -203,7 +206,8 @@ static int decode_release(const void *bytes, size_t n, struct crn_msg_release *o
     return crn_wire_decode(CRN_MSG_release, guarded(bytes, n), n, out);
 }
 
-/* Bytes written as a string literal, decoded as RELEASE (version 1, type 5, request 7, lease required). */
+/* Bytes written as a string literal, decoded as RELEASE (version 1, type 5, request 7, lease
+ * required). */
 #define RELEASE(literal, out) decode_release((literal), sizeof(literal) - 1, (out))
 
 /* ---- round trips ---- */
@@ -284,7 +288,8 @@ START_TEST(encoding_needs_room_and_obeys_maxima)
     size_t n = 77;
     struct crn_msg_release release = {.lease = 300, .request = 7};
     for (size_t room = 0; room < 9; room++)
-        ck_assert_int_eq(crn_wire_encode(CRN_MSG_release, &release, buf, room, &n), CAIRN_E_TOO_BIG);
+        ck_assert_int_eq(crn_wire_encode(CRN_MSG_release, &release, buf, room, &n),
+                         CAIRN_E_TOO_BIG);
     ck_assert_uint_eq(n, 77);
     ck_assert_int_eq(crn_wire_encode(CRN_MSG_release, &release, buf, 9, &n), 0);
 
@@ -295,7 +300,8 @@ START_TEST(encoding_needs_room_and_obeys_maxima)
     ck_assert_int_eq(crn_wire_encode(CRN_MSG_hello, &hello, buf, sizeof buf, &n), CAIRN_E_TOO_BIG);
     hello.label = (struct crn_bytes){"a\0b", 3};
     ck_assert_int_eq(crn_wire_encode(CRN_MSG_hello, &hello, buf, sizeof buf, &n), CAIRN_E_TOO_BIG);
-    ck_assert_int_eq(crn_wire_encode((enum crn_msg_type)200, &pin, buf, sizeof buf, &n), CAIRN_E_ARG);
+    ck_assert_int_eq(crn_wire_encode((enum crn_msg_type)200, &pin, buf, sizeof buf, &n),
+                     CAIRN_E_ARG);
     ck_assert_str_eq(crn_wire_name((enum crn_msg_type)200), "?");
 }
 END_TEST
@@ -328,7 +334,8 @@ START_TEST(every_truncation_is_refused)
         ck_assert_int_eq(crn_wire_peek(guarded(buf, cut), cut, &type, &request), CAIRN_E_PROTO);
     }
     buf[n] = 0xc0;
-    ck_assert_int_eq(decode_checked(&kinds[_i], buf, n + 1), CAIRN_E_PROTO); /* one object too many */
+    ck_assert_int_eq(decode_checked(&kinds[_i], buf, n + 1),
+                     CAIRN_E_PROTO); /* one object too many */
 }
 END_TEST
 
@@ -397,7 +404,8 @@ START_TEST(unknown_keys_are_skipped_whatever_they_hold)
                      0);
     ck_assert_uint_eq(m.lease, 9);
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x7f\xc3", &m), 0);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xcc\x80\xc3", &m), CAIRN_E_PROTO); /* 128 */
+    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xcc\x80\xc3", &m),
+                     CAIRN_E_PROTO); /* 128 */
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xa1k\xc3", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xff\xc3", &m), CAIRN_E_PROTO);
 }
@@ -423,7 +431,8 @@ START_TEST(only_whole_positive_numbers_are_numbers)
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xc3", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xc0", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xa1\x31", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xcf\xff\xff\xff\xff\xff\xff\xff\xff", &m), 0);
+    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xcf\xff\xff\xff\xff\xff\xff\xff\xff", &m),
+                     0);
     ck_assert_uint_eq(m.lease, UINT64_MAX);
 }
 END_TEST
@@ -431,7 +440,8 @@ END_TEST
 START_TEST(values_beyond_their_bounds_are_refused)
 {
     struct crn_msg_pin pin;
-    ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x01\x13\x07\x82\x01\x01\x02\x01", 9, &pin), 0);
+    ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x01\x13\x07\x82\x01\x01\x02\x01", 9, &pin),
+                     0);
     ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x01\x13\x07\x82\x01\x01\x02\x02", 9, &pin),
                      CAIRN_E_PROTO);
 
@@ -464,7 +474,8 @@ END_TEST
 
 /* ---- bombs ---- */
 
-/* From here on, 256 MiB more address space is all there is: msgpack-c reserving what a header promises would fail (-ENOMEM). */
+/* From here on, 256 MiB more address space is all there is: msgpack-c reserving what a header
+ * promises would fail (-ENOMEM). */
 static void forbid_large_allocations(void)
 {
     unsigned long pages = 0;
@@ -547,7 +558,8 @@ START_TEST(extension_types_and_oversized_messages_are_refused)
     static uint8_t big[CRN_MESSAGE_MAX + 16];
     struct crn_msg_release m;
     ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xd4\x01\x02", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xc7\x01\x01\x02", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xc7\x01\x01\x02", &m),
+                     CAIRN_E_PROTO);
     static const char head[] = "\x94\x01\x05\x07\x82\x01\x09\x60\xc5\xff";
     memcpy(big, head, sizeof head - 1);
     size_t n_head = sizeof head; /* and the low byte of the length */
