@@ -95,6 +95,7 @@ int cairn_match(struct cairn_client *client, const struct cairn_query *query, ui
         return status;
     if (crn_wire_records(matched.path, sizeof path[0], CAIRN_MAX_PATH, path, &n) != 0)
         return crn_client_fail(client, CAIRN_E_PROTO, "match: path");
+    client->reason = (uint32_t)matched.reason;
     struct cairn_match match = {.class_ = (uint32_t)matched.class_,
                                 .reason = (uint32_t)matched.reason,
                                 .n_parts = (uint32_t)n,
@@ -146,6 +147,7 @@ static int take_offer(struct cairn_client *client, const struct crn_msg_attached
     struct crn_offer offer;
     struct cairn_lease *lease;
     int status = read_offer(client, msg, path, &plan, &offer);
+    client->reason = (uint32_t)msg->reason;
     if (status == 0 && (msg->lease == 0 || offer.n_path == 0))
         status = crn_client_fail(client, CAIRN_E_MISS, "attach: %s", reason_text(msg->reason));
     if (status != 0) {
@@ -200,6 +202,11 @@ int cairn_attach(struct cairn_client *client, const struct cairn_query *query, u
     client->stats.shared_bytes += (*out_lease)->info.shared_bytes;
     client->stats.shared_tokens += (*out_lease)->info.n_tokens;
     return 0;
+}
+
+uint32_t cairn_last_reason(const struct cairn_client *client)
+{
+    return client->reason;
 }
 
 void cairn_release(struct cairn_lease *lease)

@@ -141,6 +141,8 @@ struct cairn_lease;
  * fails   CAIRN_E_MISS when nothing usable is cached (cairn_error says why), CAIRN_E_GONE, CAIRN_E_TIMEOUT, CAIRN_E_STALE (entry) */
 CAIRN_API int cairn_attach(struct cairn_client *client, const struct cairn_query *query, uint64_t deadline_ns,
                            struct cairn_lease **out_lease);
+/* cairn_last_reason - enum cairn_reason of the last match or attach: why this class, or why nothing. */
+CAIRN_API uint32_t cairn_last_reason(const struct cairn_client *client);
 /* cairn_release - ends the lease; its views are invalid afterwards. NULL allowed. Never blocks. */
 CAIRN_API void cairn_release(struct cairn_lease *lease);
 /* cairn_lease_check - 0 while everything read so far was valid; CAIRN_E_STALE otherwise. No message, no system call. */

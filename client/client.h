@@ -55,6 +55,7 @@ struct cairn_client {
     struct cairn_draft *drafts;
     void *spare;                 /* memory of the last lease that ended: the next one takes it over */
     size_t spare_bytes;
+    uint32_t reason;             /* enum cairn_reason of the last match or attach */
     struct cairn_client_stats stats;
     char error[256];
     uint8_t in[CRN_MESSAGE_MAX], out[CRN_MESSAGE_MAX];

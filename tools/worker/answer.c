@@ -67,7 +67,7 @@ static int try_shared(struct job *j)
     struct crn_worker *w = j->w;
     struct crn_reuse_result *result = &j->out->reuse;
     int status = crn_share_attach(w->client, j->context, j->n, &w->reuse, &j->lease, result);
-    j->out->reason = crn_reason_name(result->reason);
+    j->out->reason = w->reuse.mode == CRN_REUSE_AUTO ? crn_reason_name(result->reason) : "forced";
     if (status == CAIRN_E_GONE || status == CAIRN_E_TIMEOUT) {
         j->out->reason = "no_broker";
         if (!w->alone)

@@ -59,11 +59,13 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
     status = cairn_attach(client, &query, cairn_deadline_in(choice->timeout_ms), out_lease);
     out_result->match_s = now_s() - start;
     if (status != 0) {
-        crn_log(CRN_LOG_DEBUG, "attach: %s", cairn_error(client));
-        return status == CAIRN_E_MISS ? 0 : status;
+        if (status != CAIRN_E_MISS)
+            return status;
+        out_result->reason = cairn_last_reason(client);
+        return 0;
     }
     const struct cairn_lease_info *info = cairn_lease_info(*out_lease);
-    out_result->class_ = info->class_;
+    out_result->class_ = choice->mode == CRN_REUSE_AUTO ? info->class_ : (uint32_t)CAIRN_CLASS_APPROX;
     out_result->reason = info->reason;
     out_result->n_tokens = info->n_tokens;
     out_result->producer = info->parts[0].producer;
