@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -171,6 +172,21 @@ START_TEST(surplus_descriptors_are_closed_and_refused)
 }
 END_TEST
 
+START_TEST(a_descriptor_that_finds_no_room_is_noticed)
+{
+    struct crn_fd_record r = record(CRN_FD_ARENA, 1);
+    connect_pair();
+    struct rlimit limit = {(rlim_t)broker + 2, 4096}; /* worker, broker and no more */
+    ck_assert_int_eq(dup(0), broker + 1);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    ck_assert_int_eq(dup(0), -1);
+    int fd = 99;
+    send_raw(&r, sizeof r, 1);
+    ck_assert_int_eq(crn_fd_recv(broker, in(10), &r, &fd), CAIRN_E_PROTO);
+    ck_assert_int_eq(fd, 99);
+}
+END_TEST
+
 START_TEST(other_magics_versions_and_sizes_are_refused_with_what_they_bring)
 {
     uint8_t longer[2 * sizeof(struct crn_fd_record)] = {0};
@@ -289,6 +305,7 @@ int main(void)
         RUN_TEST(a_worker_process_gets_and_maps_its_control_page),
         RUN_TEST(records_keep_their_order_and_their_descriptors),
         RUN_TEST(surplus_descriptors_are_closed_and_refused),
+        RUN_TEST(a_descriptor_that_finds_no_room_is_noticed),
         RUN_TEST(other_magics_versions_and_sizes_are_refused_with_what_they_bring),
         RUN_TEST(receiving_keeps_its_deadline),
         RUN_TEST(a_closed_peer_is_gone_for_both_directions),
