@@ -184,6 +184,8 @@ START_TEST(a_descriptor_that_finds_no_room_is_noticed)
     send_raw(&r, sizeof r, 1);
     ck_assert_int_eq(crn_fd_recv(broker, in(10), &r, &fd), CAIRN_E_PROTO);
     ck_assert_int_eq(fd, 99);
+    limit.rlim_cur = limit.rlim_max; /* a leak check at exit opens files */
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
 }
 END_TEST
 
