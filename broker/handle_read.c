@@ -215,7 +215,8 @@ int crn_handle_attach(struct crn_call *call)
         status = list_path(call, &path, (q.flags & CRN_ATTACH_INSPECT) != 0, &listing);
     if (status != 0)
         return status;
-    count_match(&s->space->stats, &path);
+    if ((q.flags & CRN_ATTACH_INSPECT) == 0)
+        count_match(&s->space->stats, &path);
     call->out.attached.class_ = path.class_;
     call->out.attached.reason = path.reason;
     if (path.n == 0)

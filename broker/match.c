@@ -1,6 +1,6 @@
 /* Matching. The deepest chunk hash that some entry shares with the query decides how far a context is known; hashes are chained,
- * so all ancestors of that entry agree with the query too. Entries found at that depth are candidates; if none of them may be
- * used, the next shorter depth is tried, so that a sibling's longer but unusable entry never hides the receiver's own.
+ * so all ancestors of that entry agree with the query too. Entries found at that depth are candidates; shorter depths are tried
+ * as long as they could save more: a sibling's longer entry, unusable or at the price of a run, never hides the receiver's own.
  *
  * How much of an entry is usable:
  *     its deepest common chunk is inside it                          up to that chunk's end
@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define CHUNK CAIRN_CHUNK_TOKENS
+#define WHOLE 1000000u /* a share of one, in millionths */
 
 static bool same_digest(const struct cairn_digest *a, const struct cairn_digest *b)
 {
@@ -117,6 +118,8 @@ static void judge_path(struct judge *j, struct crn_path *path)
             path->plan = j->plan;
         }
     }
+    if ((j->query->flags & CRN_ATTACH_INSPECT) != 0 && j->query->plan != 0)
+        path->plan = crn_plans_find(&j->space->plans, j->query->plan);
 }
 
 /* Root .. leaf; each part ends where the next one starts. CAIRN_E_TOO_BIG when it is too long. */
@@ -196,13 +199,20 @@ static uint32_t path_tokens(const struct crn_path *path)
     return last->entry->start + last->usable;
 }
 
-/* Is a better than b? Exact before approximate, then the longer one, then the better plan, then the one used last. */
+/* Layer-tokens a path saves, in millionths of a layer stack: an approximate one costs its run again. */
+static uint64_t worth(const struct crn_path *path)
+{
+    uint64_t cost = path->plan != NULL ? path->plan->rec.cost_ppm : 0;
+    return path_tokens(path) * (cost < WHOLE ? WHOLE - cost : 0);
+}
+
+/* Is a better than b? What saves more; then exact before approximate, the better plan, the one used last. */
 static bool better(const struct crn_path *a, const struct crn_path *b)
 {
+    if (worth(a) != worth(b))
+        return worth(a) > worth(b);
     if (a->class_ != b->class_)
         return a->class_ > b->class_;
-    if (path_tokens(a) != path_tokens(b))
-        return path_tokens(a) > path_tokens(b);
     if (a->plan != b->plan && a->plan != NULL && b->plan != NULL) {
         if (a->plan->rec.quality_ppm != b->plan->rec.quality_ppm)
             return a->plan->rec.quality_ppm > b->plan->rec.quality_ppm;
@@ -251,8 +261,12 @@ int crn_match_query(const struct crn_space *space, const struct crn_query *query
     struct crn_path best = {.class_ = CAIRN_CLASS_NONE, .reason = CAIRN_REASON_NO_ENTRY};
     if (query->plan != 0 && crn_plans_find(&space->plans, query->plan) == NULL)
         return CAIRN_E_MISS;
-    for (uint32_t depth = query->n_hashes + 1; depth-- > 0 && best.n == 0;)
+    for (uint32_t depth = query->n_hashes + 1; depth-- > 0;) {
+        uint64_t most = ((uint64_t)depth + 1) * CHUNK * WHOLE;
+        if (best.n > 0 && most <= worth(&best))
+            break;
         match_depth(space, query, depth, &best);
+    }
     *out_path = best;
     return 0;
 }
