@@ -269,7 +269,7 @@ static int draft_ready(struct cairn_draft *draft)
 {
     struct cairn_client *client = draft->client;
     crn_client_begin(client);
-    if (draft->session != client->session)
+    if (client->session != NULL && draft->session != client->session)
         return crn_client_fail(client, CAIRN_E_STALE, "draft of an earlier session");
     if (!crn_client_current(client, draft->session))
         return crn_client_fail(client, CAIRN_E_GONE, "draft: broker %s", client->socket);
