@@ -121,6 +121,17 @@ deps: ## install what is missing from Debian 12
 model: deps ## fetch the model (SHA-256 checked, resumable)
 	$(Q)tools/dev/fetch-model.sh
 
+demo: model ## two siblings of a real model answer questions with one shared cache
+	$(Q)$(MAKE) --no-print-directory $(JOBS) all
+	$(Q)tools/dev/demo.sh $(BINDIR)
+
+# README.md quotes docs/example.c, and this is what keeps both true: the text is equal, and it compiles with the public headers
+# alone against the library alone.
+docs: $(BUILD)/example ## check that the example of the README is the one that compiles
+	$(Q)tools/dev/check-readme.sh README.md docs/example.c
+$(BUILD)/example: docs/example.c $(LIBRARIES)
+	$(Q)$(CC) -std=c11 $(WARN) -Iclient -Iipc $(if $(SAN),-fsanitize=$(SAN)) -o $@ $< -L$(LIBDIR) -lcairn -Wl,-rpath,$(abspath $(LIBDIR))
+
 check: model ## build and run all tests but the long system tests
 	$(Q)$(MAKE) --no-print-directory $(JOBS) run-check
 run-check: all $(UNIT_TESTS) $(SYS_TESTS)
@@ -145,5 +156,5 @@ clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: help all model deps check run-check check-system san tsan fuzz clean
+.PHONY: help all deps model demo docs check run-check check-system san tsan fuzz clean
 .SECONDARY:
