@@ -5,7 +5,7 @@
 #include "tests/support/child.h"
 #include "tests/support/daemon.h"
 #include "tests/support/paths.h"
-#include "tests/support/publish.h"
+#include "tests/support/raw.h"
 #include "tests/support/rand.h"
 #include "tests/support/run.h"
 
@@ -20,7 +20,7 @@
 #define NOBODY 65534
 
 static const char *const small[] = {"--memory", "16M", "--landing-max", "4M", NULL};
-static const struct peer_model base = {1, FAMILY, TINY_SHAPE, "base", NULL};
+static const struct peer_model base = {1, FAMILY, RAW_SHAPE, "base", NULL};
 static const struct peer_model tool = {0, 0, {0, 0, 0, 0}, NULL, NULL};
 
 static struct daemon broker;
@@ -60,15 +60,15 @@ static int worker_run(void *ctx)
 {
     struct worker *w = ctx;
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 2, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_open o;
-    struct tiny_lease l;
+    struct raw_draft d = {.salt = 2, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_open o;
+    struct raw_lease l;
     if (w->attach) {
-        ck_assert_int_eq(tiny_attach(p, 1, FAMILY, 64, &l), 0);
+        ck_assert_int_eq(raw_attach(p, 1, FAMILY, 64, &l), 0);
     } else {
-        ck_assert_int_eq(tiny_open(p, &d, &o), 0);
-        ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_KV, 0), 0);
-        struct crn_msg_put m = tiny_rows(&d, &o, CRN_PAYLOAD_KV, 1);
+        ck_assert_int_eq(raw_open(p, &d, &o), 0);
+        ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_KV, 0), 0);
+        struct crn_msg_put m = raw_rows(&d, &o, CRN_PAYLOAD_KV, 1);
         peer_send(p, CRN_MSG_put, &m); /* may be under way when we die */
     }
     ck_assert_int_eq(write(w->ready, "x", 1), 1);
@@ -111,9 +111,9 @@ START_TEST(leases_of_a_killed_reader_end_within_a_second)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
     pid_t pid = worker_ready(1);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_leases), 1);
     child_kill(pid);
@@ -128,16 +128,16 @@ START_TEST(a_closed_descriptor_channel_ends_its_session)
 {
     start(small);
     struct peer *p = joined(&base), *q = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_lease l;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_lease l;
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
-    ck_assert_int_eq(tiny_attach(q, 1, FAMILY, 64, &l), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_attach(q, 1, FAMILY, 64, &l), 0);
     close(q->fd_sock);
     q->fd_sock = -1;
     await_counter(p, CRN_COUNTER_sessions, 1);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_leases), 0);
-    ck_assert_int_eq(tiny_attach(q, 1, FAMILY, 64, &l), CAIRN_E_STATE); /* before HELLO */
+    ck_assert_int_eq(raw_attach(q, 1, FAMILY, 64, &l), CAIRN_E_STATE); /* before HELLO */
     peer_close(p);
     peer_close(q);
     ck_assert_int_eq(daemon_stop(&broker), 0);
@@ -149,16 +149,16 @@ START_TEST(a_silent_workers_lease_expires_on_its_control_page)
     static const char *const impatient[] = {"--memory", "16M", "--lease-ttl", "200ms", NULL};
     start(impatient);
     struct peer *p = joined(&base), *q = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_lease l;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_lease l;
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
-    ck_assert_int_eq(tiny_attach(q, 1, FAMILY, 64, &l), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_attach(q, 1, FAMILY, 64, &l), 0);
     struct crn_control_slot *slot = crn_control_slot_at(&q->control, (uint32_t)l.msg.slot);
     ck_assert_uint_eq(atomic_load(&slot->epoch), l.msg.epoch);
     await_counter(p, CRN_COUNTER_lease_expired_total, 1);
     ck_assert_uint_ne(atomic_load(&slot->epoch), l.msg.epoch);
-    ck_assert_int_eq(tiny_release(q, &l), CAIRN_E_STALE);
+    ck_assert_int_eq(raw_release(q, &l), CAIRN_E_STALE);
     peer_close(p);
     peer_close(q);
     ck_assert_int_eq(daemon_stop(&broker), 0);
@@ -171,17 +171,17 @@ START_TEST(a_clean_end_says_so_on_every_control_page)
     char path[160];
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_lease l;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_lease l;
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
-    ck_assert_int_eq(tiny_attach(p, 1, FAMILY, 64, &l), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_attach(p, 1, FAMILY, 64, &l), 0);
     peer_arena(p, l.payloads[0].arena);
     const struct crn_control_header *page = p->control.base;
     ck_assert_uint_eq(atomic_load(&page->alive), 1);
     ck_assert_int_eq(daemon_stop(&broker), 0);
     ck_assert_uint_eq(atomic_load(&page->alive), 0);
-    ck_assert_int_eq(tiny_check(p, &l, 1), 0); /* what is mapped stays readable */
+    ck_assert_int_eq(raw_check(p, &l, 1), 0); /* what is mapped stays readable */
     ck_assert_int_ne(stat(broker.socket, &st), 0);
     snprintf(path, sizeof path, "%s.fd", broker.socket);
     ck_assert_int_ne(stat(path, &st), 0);
@@ -193,21 +193,21 @@ START_TEST(a_killed_broker_leaves_mappings_and_its_address_can_be_taken_again)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_lease l, again;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_lease l, again;
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
-    ck_assert_int_eq(tiny_attach(p, 1, FAMILY, 64, &l), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_attach(p, 1, FAMILY, 64, &l), 0);
     peer_arena(p, l.payloads[0].arena);
     uint64_t boot = p->welcome.boot;
     daemon_kill(&broker);
-    ck_assert_int_eq(tiny_check(p, &l, 1), 0);
+    ck_assert_int_eq(raw_check(p, &l, 1), 0);
     broker = daemon_start(broker.socket, small);
     struct peer *q = joined(&base);
     ck_assert_uint_ne(q->welcome.boot, boot);
-    ck_assert_int_eq(tiny_attach(q, 1, FAMILY, 64, &again), 0);
+    ck_assert_int_eq(raw_attach(q, 1, FAMILY, 64, &again), 0);
     ck_assert_uint_eq(again.msg.reason, CAIRN_REASON_NO_ENTRY);
-    ck_assert_int_lt(tiny_attach_entry(q, entry, 0, &again), 0);
+    ck_assert_int_lt(raw_attach_entry(q, entry, 0, &again), 0);
     peer_close(p);
     peer_close(q);
     ck_assert_int_eq(daemon_stop(&broker), 0);
@@ -263,8 +263,8 @@ static int hello_as_nobody(void *ctx)
 
 START_TEST(another_user_gets_in_only_by_configuration_and_only_into_its_own_namespace)
 {
-    static const struct peer_model theirs = {1, FAMILY, TINY_SHAPE, "base", "theirs"};
-    static const struct peer_model ours = {1, FAMILY, TINY_SHAPE, "base", "ours"};
+    static const struct peer_model theirs = {1, FAMILY, RAW_SHAPE, "base", "theirs"};
+    static const struct peer_model ours = {1, FAMILY, RAW_SHAPE, "base", "ours"};
     static const char *const shared[] = {"--memory", "16M", "--namespace", "ours",
                                          "--namespace", "theirs:uid=65534:memory=4M", NULL};
     struct peer_model model = base;
@@ -291,21 +291,21 @@ END_TEST
 
 START_TEST(namespaces_never_meet)
 {
-    static const struct peer_model red = {1, FAMILY, TINY_SHAPE, "base", "red"};
-    static const struct peer_model blue = {1, FAMILY, TINY_SHAPE, "base", "blue"};
+    static const struct peer_model red = {1, FAMILY, RAW_SHAPE, "base", "red"};
+    static const struct peer_model blue = {1, FAMILY, RAW_SHAPE, "base", "blue"};
     static const char *const two[] = {"--memory", "16M", "--namespace", "red", "--namespace",
                                       "blue", NULL};
     start(two);
     struct peer *p = joined(&red), *q = joined(&blue);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_lease l;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_lease l;
     struct crn_mem mem;
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
-    ck_assert_int_eq(tiny_attach(q, 1, FAMILY, 64, &l), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_attach(q, 1, FAMILY, 64, &l), 0);
     ck_assert_uint_eq(l.msg.reason, CAIRN_REASON_NO_ENTRY);
-    ck_assert_int_lt(tiny_attach_entry(q, entry, CRN_ATTACH_INSPECT, &l), 0);
-    ck_assert_int_eq(tiny_attach(p, 1, FAMILY, 64, &l), 0);
+    ck_assert_int_lt(raw_attach_entry(q, entry, CRN_ATTACH_INSPECT, &l), 0);
+    ck_assert_int_eq(raw_attach(p, 1, FAMILY, 64, &l), 0);
     ck_assert_int_eq(peer_segment(q, CRN_FD_ARENA, l.payloads[0].arena, &mem), CAIRN_E_MISS);
     ck_assert_uint_eq(peer_counter(q, CRN_COUNTER_entries), 0);
     peer_close(p);
@@ -316,7 +316,7 @@ END_TEST
 
 START_TEST(a_family_has_one_shape)
 {
-    static const struct peer_model twisted = {7, FAMILY, {TINY_LAYERS, 1, 64, TINY_HIDDEN}, "x", NULL};
+    static const struct peer_model twisted = {7, FAMILY, {RAW_LAYERS, 1, 64, RAW_HIDDEN}, "x", NULL};
     start(small);
     struct peer *p = joined(&base), *q = peer_open(broker.socket);
     ck_assert_int_eq(peer_hello(q, &twisted, 0, broker.socket), CAIRN_E_ARG);
@@ -335,7 +335,7 @@ START_TEST(rubbish_on_the_socket_is_answered_or_dropped_and_harms_nobody)
     struct rand r = rand_seeded(rand_default_seed());
     struct peer *p = joined(&base), *evil = joined(&base);
     struct crn_msg_match q;
-    tiny_query(1, FAMILY, 200, &q);
+    raw_query(1, FAMILY, 200, &q);
     size_t good;
     ck_assert_int_eq(crn_wire_encode(CRN_MSG_match, &q, bytes, sizeof bytes, &good), 0);
     for (int i = 0; i < 3000; i++) {
@@ -352,9 +352,9 @@ START_TEST(rubbish_on_the_socket_is_answered_or_dropped_and_harms_nobody)
             ;
     }
     ck_assert_uint_gt(peer_counter(p, CRN_COUNTER_bad_message_total), 0);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
     uint64_t entry;
-    ck_assert_int_eq(tiny_publish(p, &d, &entry), 0);
+    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
     peer_close(p);
     peer_close(evil);
     ck_assert_int_eq(daemon_stop(&broker), 0);
@@ -437,14 +437,14 @@ START_TEST(lists_that_change_while_they_are_read_do_no_harm)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 256, .dtype = CAIRN_F32,
+    struct raw_draft d = {.salt = 1, .n_tokens = 256, .dtype = CAIRN_F32,
                            .pyramid = CAIRN_PYRAMID_PUBLISH};
     struct rand r = rand_seeded(rand_default_seed());
     for (int round = 0; round < 100; round++) {
-        struct tiny_open o;
-        uint32_t counts[TINY_HEADS] = {100, 100};
-        ck_assert_int_eq(tiny_open(p, &d, &o), 0);
-        struct crn_msg_put m = tiny_rows(&d, &o, CRN_PAYLOAD_KV, 0);
+        struct raw_open o;
+        uint32_t counts[RAW_HEADS] = {100, 100};
+        ck_assert_int_eq(raw_open(p, &d, &o), 0);
+        struct crn_msg_put m = raw_rows(&d, &o, CRN_PAYLOAD_KV, 0);
         m.index_off = o.landing.bytes - 800;
         uint32_t *lists = (uint32_t *)(void *)((uint8_t *)o.landing.base + m.index_off);
         for (uint32_t i = 0; i < 200; i++)

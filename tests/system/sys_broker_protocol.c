@@ -6,7 +6,7 @@
 #include "tests/support/child.h"
 #include "tests/support/daemon.h"
 #include "tests/support/paths.h"
-#include "tests/support/publish.h"
+#include "tests/support/raw.h"
 #include "tests/support/run.h"
 
 #include <stdlib.h>
@@ -17,8 +17,8 @@
 #define HANDBOOK 200u
 
 static const char *const small[] = {"--memory", "16M", "--landing-max", "4M", NULL};
-static const struct peer_model base = {1, FAMILY, TINY_SHAPE, "base", NULL};
-static const struct peer_model finder = {2, FAMILY, TINY_SHAPE, "finder", NULL};
+static const struct peer_model base = {1, FAMILY, RAW_SHAPE, "base", NULL};
+static const struct peer_model finder = {2, FAMILY, RAW_SHAPE, "finder", NULL};
 static const struct peer_model tool = {0, 0, {0, 0, 0, 0}, NULL, NULL};
 
 static struct daemon broker;
@@ -42,17 +42,17 @@ static struct peer *joined(const struct peer_model *model)
     return p;
 }
 
-static uint64_t published(struct peer *p, const struct tiny_draft *d)
+static uint64_t published(struct peer *p, const struct raw_draft *d)
 {
     uint64_t entry = 0;
-    int status = tiny_publish(p, d, &entry);
+    int status = raw_publish(p, d, &entry);
     ck_assert_msg(status == 0, "publish: %s: %s", cairn_strerror(status), p->error);
     return entry;
 }
 
-static void attached(struct peer *p, unsigned salt, uint32_t n, struct tiny_lease *l)
+static void attached(struct peer *p, unsigned salt, uint32_t n, struct raw_lease *l)
 {
-    int status = tiny_attach(p, salt, FAMILY, n, l);
+    int status = raw_attach(p, salt, FAMILY, n, l);
     ck_assert_msg(status == 0, "attach: %s", p->error);
 }
 
@@ -74,20 +74,20 @@ START_TEST(published_bytes_come_back_as_they_were)
     static const uint32_t dtypes[] = {CAIRN_F32, CAIRN_F16, CAIRN_BF16};
     start(small);
     struct peer *p = joined(&base), *q = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = dtypes[_i], .state_layer = 1};
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = dtypes[_i], .state_layer = 1};
     uint64_t entry = published(p, &d);
-    struct tiny_lease l;
+    struct raw_lease l;
     attached(q, 1, HANDBOOK, &l);
     ck_assert_uint_eq(l.msg.class_, CAIRN_CLASS_EXACT);
     ck_assert_uint_eq(l.n_path, 1);
     ck_assert_uint_eq(l.path[0].entry, entry);
     ck_assert_uint_eq(l.path[0].usable, HANDBOOK);
-    ck_assert_uint_eq(l.n_payloads, 1 + TINY_LAYERS);
+    ck_assert_uint_eq(l.n_payloads, 1 + RAW_LAYERS);
     ck_assert_uint_eq(l.payloads[0].kind, CRN_PAYLOAD_TOKENS);
-    ck_assert_int_eq(tiny_check(q, &l, 1), 0);
-    ck_assert_int_ne(tiny_check(q, &l, 2), 0);
-    ck_assert_int_eq(tiny_release(q, &l), 0);
-    ck_assert_int_eq(tiny_release(q, &l), CAIRN_E_STALE);
+    ck_assert_int_eq(raw_check(q, &l, 1), 0);
+    ck_assert_int_ne(raw_check(q, &l, 2), 0);
+    ck_assert_int_eq(raw_release(q, &l), 0);
+    ck_assert_int_eq(raw_release(q, &l), CAIRN_E_STALE);
     peer_close(p);
     peer_close(q);
     stop();
@@ -100,9 +100,9 @@ START_TEST(a_match_ends_where_the_tokens_do)
     static const uint32_t usable[] = {40, 64, 128, 190, 200, 200};
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16};
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16};
     published(p, &d);
-    struct tiny_lease l;
+    struct raw_lease l;
     attached(p, 1, lengths[_i], &l);
     if (lengths[_i] < 64) { /* no whole chunk in common */
         ck_assert_uint_eq(l.msg.lease, 0);
@@ -119,13 +119,13 @@ START_TEST(a_tail_that_differs_is_cut_by_the_broker)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16};
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16};
     published(p, &d);
     struct crn_msg_match q;
     struct crn_msg_matched r;
     struct crn_path_rec path[CAIRN_MAX_PATH];
     size_t n;
-    tiny_query(1, FAMILY, HANDBOOK, &q);
+    raw_query(1, FAMILY, HANDBOOK, &q);
     int32_t tail[8];
     memcpy(tail, q.tail.p, sizeof tail); /* 200 - 192 */
     tail[3]++;
@@ -143,13 +143,13 @@ START_TEST(children_continue_their_parents)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft root = {.salt = 1, .n_tokens = 100, .dtype = CAIRN_F16};
-    struct tiny_draft child = {.salt = 1, .n_tokens = 90, .start = 100, .dtype = CAIRN_F16};
-    struct tiny_draft leaf = {.salt = 1, .n_tokens = 10, .start = 180, .dtype = CAIRN_F16};
+    struct raw_draft root = {.salt = 1, .n_tokens = 100, .dtype = CAIRN_F16};
+    struct raw_draft child = {.salt = 1, .n_tokens = 90, .start = 100, .dtype = CAIRN_F16};
+    struct raw_draft leaf = {.salt = 1, .n_tokens = 10, .start = 180, .dtype = CAIRN_F16};
     child.parent = published(p, &root);
     leaf.parent = published(p, &child);
     published(p, &leaf);
-    struct tiny_lease l;
+    struct raw_lease l;
     attached(p, 1, 190, &l);
     ck_assert_uint_ge(l.n_path, 2);
     uint32_t end = 0;
@@ -158,11 +158,11 @@ START_TEST(children_continue_their_parents)
         end += l.path[i].usable;
     }
     ck_assert_uint_eq(end, 190);
-    ck_assert_int_eq(tiny_check(p, &l, 1), 0);
-    struct tiny_draft lost = {.salt = 1, .n_tokens = 5, .start = 200, .dtype = CAIRN_F16};
+    ck_assert_int_eq(raw_check(p, &l, 1), 0);
+    struct raw_draft lost = {.salt = 1, .n_tokens = 5, .start = 200, .dtype = CAIRN_F16};
     uint64_t none;
     lost.parent = leaf.parent;
-    ck_assert_int_eq(tiny_publish(p, &lost, &none), CAIRN_E_ARG);
+    ck_assert_int_eq(raw_publish(p, &lost, &none), CAIRN_E_ARG);
     peer_close(p);
     stop();
 }
@@ -173,15 +173,15 @@ START_TEST(contexts_shorter_than_a_chunk_are_told_apart_by_their_tokens)
     start(small);
     struct peer *p = joined(&base);
     for (unsigned salt = 1; salt < 6; salt++) {
-        struct tiny_draft d = {.salt = salt, .n_tokens = 20 + salt, .dtype = CAIRN_F32};
+        struct raw_draft d = {.salt = salt, .n_tokens = 20 + salt, .dtype = CAIRN_F32};
         published(p, &d);
     }
     for (unsigned salt = 1; salt < 6; salt++) {
-        struct tiny_lease l;
+        struct raw_lease l;
         attached(p, salt, 40, &l);
         ck_assert_uint_eq(l.n_path, 1);
         ck_assert_uint_eq(l.path[0].usable, 20 + salt);
-        ck_assert_int_eq(tiny_check(p, &l, salt), 0);
+        ck_assert_int_eq(raw_check(p, &l, salt), 0);
     }
     peer_close(p);
     stop();
@@ -194,9 +194,9 @@ START_TEST(a_sibling_needs_a_plan_and_then_gets_its_state_first)
 {
     start(small);
     struct peer *p = joined(&base), *q = joined(&finder);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 1};
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 1};
     published(p, &d);
-    struct tiny_lease l;
+    struct raw_lease l;
     attached(q, 1, HANDBOOK, &l);
     ck_assert_uint_eq(l.msg.class_, CAIRN_CLASS_NONE);
     ck_assert_uint_eq(l.msg.reason, CAIRN_REASON_NO_PLAN);
@@ -212,10 +212,10 @@ START_TEST(a_sibling_needs_a_plan_and_then_gets_its_state_first)
     ck_assert_uint_eq(l.payloads[1].kind, CRN_PAYLOAD_STATE);
     ck_assert_uint_eq(l.payloads[2].layer, 0);
     ck_assert_uint_eq(l.payloads[3].layer, 2);
-    ck_assert_int_eq(tiny_check(q, &l, 1), 0);
+    ck_assert_int_eq(raw_check(q, &l, 1), 0);
     struct crn_msg_match strict;
     struct crn_msg_matched r;
-    tiny_query(1, FAMILY, HANDBOOK, &strict);
+    raw_query(1, FAMILY, HANDBOOK, &strict);
     strict.min_quality = 960000;
     ck_assert_int_eq(peer_call(q, CRN_MSG_match, &strict, CRN_MSG_matched, &r), 0);
     ck_assert_uint_eq(r.class_, CAIRN_CLASS_NONE);
@@ -237,9 +237,9 @@ START_TEST(a_draft_learns_which_states_and_budgets_its_plans_want)
     memset(&rec.receiver, finder.model, sizeof rec.receiver);
     struct crn_msg_plan_put m = {.plan = {&rec, sizeof rec}, .budgets = {budgets, sizeof budgets}};
     ck_assert_int_eq(peer_call(p, CRN_MSG_plan_put, &m, CRN_MSG_plan_stored, NULL), 0);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_open o;
-    ck_assert_int_eq(tiny_open(p, &d, &o), 0);
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_open o;
+    ck_assert_int_eq(raw_open(p, &d, &o), 0);
     ck_assert_uint_eq(o.n_states, 1);
     ck_assert_uint_eq(o.states[0], 1);
     ck_assert_uint_eq(o.n_budgets, 2);
@@ -252,7 +252,7 @@ END_TEST
 
 START_TEST(a_state_map_survives_until_its_plan_is_dropped)
 {
-    enum { BYTES = TINY_HIDDEN * (TINY_HIDDEN + 1) * 4 };
+    enum { BYTES = RAW_HIDDEN * (RAW_HIDDEN + 1) * 4 };
     start(small);
     struct peer *p = joined(&base);
     struct crn_msg_landing zone = {.put_bytes = BYTES};
@@ -293,18 +293,18 @@ START_TEST(nothing_is_visible_before_commit_and_a_missing_layer_is_named)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_open o;
-    struct tiny_lease l;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_open o;
+    struct raw_lease l;
     uint64_t entry;
-    ck_assert_int_eq(tiny_open(p, &d, &o), 0);
-    ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_TOKENS, 0), 0);
-    ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_KV, 0), 0);
-    ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_KV, 2), 0);
-    ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_KV, 2), CAIRN_E_STATE);
+    ck_assert_int_eq(raw_open(p, &d, &o), 0);
+    ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_TOKENS, 0), 0);
+    ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_KV, 0), 0);
+    ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_KV, 2), 0);
+    ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_KV, 2), CAIRN_E_STATE);
     attached(p, 1, 64, &l);
     ck_assert_uint_eq(l.msg.class_, CAIRN_CLASS_NONE);
-    ck_assert_int_eq(tiny_commit(p, &d, &o, &entry), CAIRN_E_STATE);
+    ck_assert_int_eq(raw_commit(p, &d, &o, &entry), CAIRN_E_STATE);
     ck_assert_ptr_nonnull(strstr(p->error, "layer 1 "));
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_used_bytes), 0);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_drafts), 0);
@@ -318,17 +318,17 @@ START_TEST(the_same_context_is_kept_once)
     start(small);
     struct peer *p = joined(&base), *q = joined(&base);
     struct crn_msg_match m;
-    tiny_query(1, FAMILY, HANDBOOK, &m);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16,
+    raw_query(1, FAMILY, HANDBOOK, &m);
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16,
                            .flags = CRN_DRAFT_EXCLUSIVE};
     memcpy(&d.first_hash, (const uint8_t *)m.hashes.p + m.hashes.n - 8, 8);
-    struct tiny_open first, second;
-    ck_assert_int_eq(tiny_open(p, &d, &first), 0);
-    ck_assert_int_eq(tiny_open(q, &d, &second), CAIRN_E_BUSY);
+    struct raw_open first, second;
+    ck_assert_int_eq(raw_open(p, &d, &first), 0);
+    ck_assert_int_eq(raw_open(q, &d, &second), CAIRN_E_BUSY);
     struct crn_msg_abort gone = {.draft = first.draft};
     ck_assert_int_eq(peer_call(p, CRN_MSG_abort, &gone, CRN_MSG_ok, NULL), 0);
     uint64_t entry = published(p, &d);
-    ck_assert_int_eq(tiny_open(q, &d, &second), CAIRN_E_EXISTS);
+    ck_assert_int_eq(raw_open(q, &d, &second), CAIRN_E_EXISTS);
     d.flags = 0;
     ck_assert_uint_eq(published(q, &d), entry);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_entries), 1);
@@ -338,10 +338,10 @@ START_TEST(the_same_context_is_kept_once)
 }
 END_TEST
 
-static int put_broken(struct peer *p, const struct tiny_draft *d, const struct tiny_open *o, int how)
+static int put_broken(struct peer *p, const struct raw_draft *d, const struct raw_open *o, int how)
 {
-    uint32_t counts[TINY_HEADS] = {3, 3};
-    struct crn_msg_put m = tiny_rows(d, o, CRN_PAYLOAD_KV, (uint32_t)how % TINY_LAYERS);
+    uint32_t counts[RAW_HEADS] = {3, 3};
+    struct crn_msg_put m = raw_rows(d, o, CRN_PAYLOAD_KV, (uint32_t)how % RAW_LAYERS);
     m.index_off = o->landing.bytes - 64;
     uint32_t *lists = (uint32_t *)(void *)((uint8_t *)o->landing.base + m.index_off);
     int32_t *pos = (int32_t *)(void *)((uint8_t *)o->landing.base + m.pos_off);
@@ -355,7 +355,7 @@ static int put_broken(struct peer *p, const struct tiny_draft *d, const struct t
     case 4: m.row_stride = CAIRN_MAX_TOKENS; break;
     case 5: m.src_dtype = CAIRN_I8; break;
     case 6: m.dst_dtype = 7; break;
-    case 7: m.layer = TINY_LAYERS; break;
+    case 7: m.layer = RAW_LAYERS; break;
     case 8: m.kind = CRN_PAYLOAD_BLOB; break;
     case 9: m.index_off = o->landing.bytes - 20; break;
     case 10: m.index_off = UINT64_MAX - 3; break;
@@ -379,19 +379,19 @@ START_TEST(a_put_that_lies_is_refused_with_a_reason)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16,
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16,
                            .pyramid = CAIRN_PYRAMID_PUBLISH};
     for (int how = 0; how < BROKEN_PUTS; how++) {
-        struct tiny_open o;
+        struct raw_open o;
         uint64_t entry;
-        ck_assert_int_eq(tiny_open(p, &d, &o), 0);
+        ck_assert_int_eq(raw_open(p, &d, &o), 0);
         int status = put_broken(p, &d, &o, how);
         ck_assert_msg(status < 0 && p->error[0] != '\0', "lie %d: %s", how,
                       cairn_strerror(status));
-        ck_assert_int_lt(tiny_commit(p, &d, &o, &entry), 0);
+        ck_assert_int_lt(raw_commit(p, &d, &o, &entry), 0);
     }
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_used_bytes), 0);
-    struct tiny_draft good = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_draft good = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
     published(p, &good);
     peer_close(p);
     stop();
@@ -402,19 +402,19 @@ START_TEST(a_commit_waits_for_the_puts_before_it)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_open o;
-    ck_assert_int_eq(tiny_open(p, &d, &o), 0);
-    struct crn_msg_put tokens = tiny_rows(&d, &o, CRN_PAYLOAD_TOKENS, 0);
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_open o;
+    ck_assert_int_eq(raw_open(p, &d, &o), 0);
+    struct crn_msg_put tokens = raw_rows(&d, &o, CRN_PAYLOAD_TOKENS, 0);
     ck_assert_int_eq(peer_call(p, CRN_MSG_put, &tokens, CRN_MSG_put_done, NULL), 0);
     struct crn_msg_commit commit = {.draft = o.draft};
-    for (uint32_t l = 0; l < TINY_LAYERS; l++) {
-        struct crn_msg_put m = tiny_rows(&d, &o, CRN_PAYLOAD_KV, 0);
+    for (uint32_t l = 0; l < RAW_LAYERS; l++) {
+        struct crn_msg_put m = raw_rows(&d, &o, CRN_PAYLOAD_KV, 0);
         m.layer = l;
         peer_send(p, CRN_MSG_put, &m);
     }
     peer_send(p, CRN_MSG_commit, &commit);
-    for (uint32_t l = 0; l < TINY_LAYERS; l++)
+    for (uint32_t l = 0; l < RAW_LAYERS; l++)
         ck_assert_int_eq(peer_recv(p, CRN_MSG_put_done, NULL), 0);
     ck_assert_int_eq(peer_recv(p, CRN_MSG_committed, NULL), 0);
     peer_close(p);
@@ -426,20 +426,20 @@ START_TEST(a_state_beyond_f16_is_kept_as_bf16)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    struct tiny_open o;
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_open o;
     uint64_t entry;
-    ck_assert_int_eq(tiny_open(p, &d, &o), 0);
-    struct crn_msg_put m = tiny_rows(&d, &o, CRN_PAYLOAD_STATE, 1);
+    ck_assert_int_eq(raw_open(p, &d, &o), 0);
+    struct crn_msg_put m = raw_rows(&d, &o, CRN_PAYLOAD_STATE, 1);
     ((float *)o.landing.base)[5] = 70000.0f;
     ck_assert_int_eq(peer_call(p, CRN_MSG_put, &m, CRN_MSG_put_done, NULL), 0);
-    ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_STATE, 2), 0);
-    ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_TOKENS, 0), 0);
-    for (uint32_t l = 0; l < TINY_LAYERS; l++)
-        ck_assert_int_eq(tiny_put(p, &d, &o, CRN_PAYLOAD_KV, l), 0);
-    ck_assert_int_eq(tiny_commit(p, &d, &o, &entry), 0);
-    struct tiny_lease l;
-    ck_assert_int_eq(tiny_attach_entry(p, entry, CRN_ATTACH_INSPECT, &l), 0);
+    ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_STATE, 2), 0);
+    ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_TOKENS, 0), 0);
+    for (uint32_t l = 0; l < RAW_LAYERS; l++)
+        ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_KV, l), 0);
+    ck_assert_int_eq(raw_commit(p, &d, &o, &entry), 0);
+    struct raw_lease l;
+    ck_assert_int_eq(raw_attach_entry(p, entry, CRN_ATTACH_INSPECT, &l), 0);
     ck_assert_uint_eq(l.payloads[1].dtype, CAIRN_BF16);
     ck_assert_uint_eq(l.payloads[2].dtype, CAIRN_F16);
     peer_close(p);
@@ -457,20 +457,20 @@ static int compress(struct peer *p, uint64_t entry, uint32_t n_tokens, uint64_t 
                               .replaces = entry,
                               .bytes = 4096,
                               .put_bytes = 65536,
-                              .n_layers = TINY_LAYERS};
+                              .n_layers = RAW_LAYERS};
     struct crn_msg_drafted r;
     struct crn_mem zone;
     int status = peer_call(p, CRN_MSG_draft, &m, CRN_MSG_drafted, &r);
     if (status != 0)
         return status;
     ck_assert_int_eq(peer_segment(p, CRN_FD_LANDING, r.landing, &zone), 0);
-    uint32_t *lists = zone.base, n = 0, counts[TINY_HEADS];
-    for (uint32_t h = 0; h < TINY_HEADS; h++) {
+    uint32_t *lists = zone.base, n = 0, counts[RAW_HEADS];
+    for (uint32_t h = 0; h < RAW_HEADS; h++) {
         counts[h] = 0;
         for (uint32_t row = h; row < n_tokens; row += 2 + h, counts[h]++)
             lists[n++] = row;
     }
-    for (uint32_t l = 0; l < TINY_LAYERS && status == 0; l++) {
+    for (uint32_t l = 0; l < RAW_LAYERS && status == 0; l++) {
         struct crn_msg_put put = {.draft = r.draft, .kind = CRN_PAYLOAD_KV, .layer = l,
                                   .counts = {counts, sizeof counts}};
         status = peer_call(p, CRN_MSG_put, &put, CRN_MSG_put_done, NULL);
@@ -489,22 +489,22 @@ START_TEST(compressing_makes_a_new_generation_and_old_readers_go_on)
 {
     start(small);
     struct peer *p = joined(&base), *reader = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 1};
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 1};
     uint64_t entry = published(p, &d), smaller = 0;
-    struct tiny_lease before, after;
+    struct raw_lease before, after;
     attached(reader, 1, HANDBOOK, &before);
     ck_assert_int_eq(compress(p, entry, HANDBOOK, &smaller), 0);
     ck_assert_uint_ne(smaller, entry);
-    ck_assert_int_eq(tiny_attach_entry(reader, entry, 0, &after), CAIRN_E_STALE);
-    ck_assert_int_eq(tiny_check(reader, &before, 1), 0);
+    ck_assert_int_eq(raw_attach_entry(reader, entry, 0, &after), CAIRN_E_STALE);
+    ck_assert_int_eq(raw_check(reader, &before, 1), 0);
     attached(reader, 1, HANDBOOK, &after);
     ck_assert_uint_eq(after.path[0].entry, smaller);
     ck_assert_uint_eq(after.path[0].pyramid, CAIRN_PYRAMID_PUBLISH);
     ck_assert_uint_eq(after.payloads[1].one_count, 0);
     ck_assert_uint_eq(after.counts[after.payloads[1].counts + 1], (HANDBOOK - 1 + 2) / 3);
-    ck_assert_int_eq(tiny_check(reader, &after, 1), 0);
+    ck_assert_int_eq(raw_check(reader, &after, 1), 0);
     uint64_t used = peer_counter(p, CRN_COUNTER_used_bytes);
-    ck_assert_int_eq(tiny_release(reader, &before), 0);
+    ck_assert_int_eq(raw_release(reader, &before), 0);
     ck_assert_uint_lt(peer_counter(p, CRN_COUNTER_used_bytes), used);
     ck_assert_int_eq(compress(p, entry, HANDBOOK, &smaller), CAIRN_E_STALE);
     peer_close(p);
@@ -517,7 +517,7 @@ START_TEST(only_the_producer_compresses)
 {
     start(small);
     struct peer *p = joined(&base), *q = joined(&finder);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
     uint64_t entry = published(p, &d);
     ck_assert_int_eq(compress(q, entry, 64, &entry), CAIRN_E_DENIED);
     peer_close(p);
@@ -533,22 +533,22 @@ START_TEST(what_is_leased_or_pinned_stays_and_the_rest_makes_room)
     static const char *const tiny[] = {"--memory", "1M", "--landing-max", "1M", NULL};
     start(tiny); /* 16 granules; an entry takes 4 */
     struct peer *p = joined(&base);
-    struct tiny_lease leases[4];
+    struct raw_lease leases[4];
     uint64_t entry;
     for (unsigned salt = 0; salt < 4; salt++) {
-        struct tiny_draft d = {.salt = salt, .n_tokens = 64, .dtype = CAIRN_F16,
+        struct raw_draft d = {.salt = salt, .n_tokens = 64, .dtype = CAIRN_F16,
                                .commit_flags = salt == 0 ? CRN_COMMIT_PIN : 0};
         published(p, &d);
         if (salt != 0)
             attached(p, salt, 64, &leases[salt]);
     }
-    struct tiny_draft more = {.salt = 9, .n_tokens = 64, .dtype = CAIRN_F16};
-    ck_assert_int_eq(tiny_publish(p, &more, &entry), CAIRN_E_FULL);
+    struct raw_draft more = {.salt = 9, .n_tokens = 64, .dtype = CAIRN_F16};
+    ck_assert_int_eq(raw_publish(p, &more, &entry), CAIRN_E_FULL);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_evicted_total), 0);
     ck_assert_uint_ge(peer_counter(p, CRN_COUNTER_full_total), 1);
     for (unsigned salt = 1; salt < 4; salt++)
-        ck_assert_int_eq(tiny_check(p, &leases[salt], salt), 0);
-    ck_assert_int_eq(tiny_release(p, &leases[2]), 0);
+        ck_assert_int_eq(raw_check(p, &leases[salt], salt), 0);
+    ck_assert_int_eq(raw_release(p, &leases[2]), 0);
     published(p, &more);
     attached(p, 2, 64, &leases[2]);
     ck_assert_uint_eq(leases[2].msg.class_, CAIRN_CLASS_NONE);
@@ -563,7 +563,7 @@ START_TEST(an_evicted_id_is_stale_and_never_another_entry)
 {
     start(small);
     struct peer *p = joined(&base);
-    struct tiny_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
     uint64_t entry = published(p, &d);
     struct crn_msg_evict m = {.entry = entry};
     struct crn_msg_evicted r;
@@ -571,9 +571,9 @@ START_TEST(an_evicted_id_is_stale_and_never_another_entry)
     ck_assert_uint_eq(r.entries, 1);
     d.salt = 2;
     ck_assert_uint_ne(published(p, &d), entry);
-    struct tiny_lease l;
-    ck_assert_int_eq(tiny_attach_entry(p, entry, 0, &l), CAIRN_E_STALE);
-    ck_assert_int_eq(tiny_attach_entry(p, UINT64_C(0x7fffffff000001), 0, &l), CAIRN_E_MISS);
+    struct raw_lease l;
+    ck_assert_int_eq(raw_attach_entry(p, entry, 0, &l), CAIRN_E_STALE);
+    ck_assert_int_eq(raw_attach_entry(p, UINT64_C(0x7fffffff000001), 0, &l), CAIRN_E_MISS);
     m.entry = 0;
     m.all = 1;
     ck_assert_int_eq(peer_call(p, CRN_MSG_evict, &m, CRN_MSG_evicted, &r), 0);
@@ -590,7 +590,7 @@ START_TEST(tools_see_entries_sessions_models_and_checksums)
     start(small);
     struct peer *p = joined(&base), *t = peer_open(broker.socket);
     ck_assert_int_eq(peer_hello(t, &tool, 0, broker.socket), 0);
-    struct tiny_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 2};
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 2};
     uint64_t entry = published(p, &d);
     struct crn_msg_list m = {.what = CRN_LIST_ENTRIES};
     struct crn_msg_listed r;
@@ -611,15 +611,15 @@ START_TEST(tools_see_entries_sessions_models_and_checksums)
     struct crn_msg_show show = {.entry = entry};
     struct crn_msg_shown shown;
     ck_assert_int_eq(peer_call(t, CRN_MSG_show, &show, CRN_MSG_shown, &shown), 0);
-    ck_assert_uint_eq(shown.payloads.n, (2 + TINY_LAYERS) * sizeof(struct crn_payload_rec));
+    ck_assert_uint_eq(shown.payloads.n, (2 + RAW_LAYERS) * sizeof(struct crn_payload_rec));
     struct crn_msg_verify verify = {0};
     struct crn_msg_verified verified;
     ck_assert_int_eq(peer_call(t, CRN_MSG_verify, &verify, CRN_MSG_verified, &verified), 0);
-    ck_assert_uint_eq(verified.payloads, 2 + TINY_LAYERS);
+    ck_assert_uint_eq(verified.payloads, 2 + RAW_LAYERS);
     ck_assert_uint_eq(verified.bad, 0);
     ck_assert_uint_eq(verified.next, 0);
     struct crn_msg_match q;
-    tiny_query(1, FAMILY, HANDBOOK, &q);
+    raw_query(1, FAMILY, HANDBOOK, &q);
     ck_assert_int_eq(peer_call(t, CRN_MSG_match, &q, CRN_MSG_matched, NULL), CAIRN_E_DENIED);
     peer_close(p);
     peer_close(t);
