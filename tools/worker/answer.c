@@ -5,6 +5,7 @@
 #include "ipc/log.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,6 +15,23 @@ static double now_s(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int crn_worker_family(const struct crn_weights *weights, const struct crn_tokenizer *tokenizer,
+                      struct cairn_digest *out_family)
+{
+    const struct crn_model_shape *s = &weights->shape;
+    struct cairn_family family = CAIRN_FAMILY_INIT;
+    char foundation[128];
+    snprintf(foundation, sizeof foundation, "%.*s", (int)weights->foundation.n, weights->foundation.p);
+    family.shape = (struct cairn_shape){ s->n_layers, s->n_kv_heads, s->head_dim, s->hidden };
+    family.n_heads = s->n_heads;
+    family.ffn = s->ffn;
+    family.rope_theta = s->rope_theta;
+    family.norm_eps = s->norm_eps;
+    family.vocabulary = crn_tokenizer_digest(tokenizer);
+    family.foundation = foundation;
+    return cairn_family_digest(&family, out_family);
 }
 
 const char *crn_reason_name(uint32_t reason)

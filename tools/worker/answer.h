@@ -6,6 +6,7 @@
 #include "tools/worker/engine.h"
 #include "tools/worker/pyramid.h"
 #include "tools/worker/share.h"
+#include "tools/worker/tokenizer.h"
 
 #include <stdint.h>
 
@@ -35,6 +36,10 @@ struct crn_outcome {
  * fails   -ENOMEM, CAIRN_E_ARG, CAIRN_E_TOO_BIG (longer than the model allows); never because of the broker */
 int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n, struct crn_question *questions,
                uint32_t n_questions, struct crn_outcome *out);
+
+/* What all members of a model's family have in common, as one digest (cairn_family_digest). */
+int crn_worker_family(const struct crn_weights *weights, const struct crn_tokenizer *tokenizer,
+                      struct cairn_digest *out_family);
 
 /* "same_model", "plan", "no_entry", ...: enum cairn_reason as people and JSON see it. */
 const char *crn_reason_name(uint32_t reason);

@@ -38,21 +38,11 @@ static int open_client(struct program *p)
 {
     const struct crn_model_shape *s = &p->weights->shape;
     struct cairn_options options = CAIRN_OPTIONS_INIT;
-    struct cairn_family family = CAIRN_FAMILY_INIT;
-    char foundation[128];
-    snprintf(foundation, sizeof foundation, "%.*s", (int)p->weights->foundation.n, p->weights->foundation.p);
-    family.shape = (struct cairn_shape){ s->n_layers, s->n_kv_heads, s->head_dim, s->hidden };
-    family.n_heads = s->n_heads;
-    family.ffn = s->ffn;
-    family.rope_theta = s->rope_theta;
-    family.norm_eps = s->norm_eps;
-    family.vocabulary = crn_tokenizer_digest(p->tokenizer);
-    family.foundation = foundation;
     options.socket = p->options.socket;
     options.label = p->options.label;
-    options.shape = family.shape;
+    options.shape = (struct cairn_shape){ s->n_layers, s->n_kv_heads, s->head_dim, s->hidden };
     options.model = p->weights->digest;
-    int status = cairn_family_digest(&family, &options.family);
+    int status = crn_worker_family(p->weights, p->tokenizer, &options.family);
     return status != 0 ? status : cairn_open(&options, &p->worker.client);
 }
 
