@@ -59,6 +59,7 @@ A_CAIRN      = $(LIBDIR)/libcairn.a
 SO_CAIRN     = $(LIBDIR)/libcairn.so.$(VERSION)
 PROGRAMS     = $(if $(wildcard broker/main.c),$(BINDIR)/cairnd) $(if $(wildcard tools/cairn.c),$(BINDIR)/cairn) \
                $(if $(wildcard tools/worker/main.c),$(BINDIR)/cairn-worker)
+HEADERS      = client/cairn.h ipc/cairn_status.h ipc/cairn_types.h
 LIBRARIES    = $(if $(wildcard client/*.c),$(A_CAIRN) $(SO_CAIRN))
 
 all: $(LIBRARIES) $(PROGRAMS) ## broker, library, worker, CLI
@@ -125,16 +126,19 @@ demo: model ## two siblings of a real model answer questions with one shared cac
 	$(Q)$(MAKE) --no-print-directory $(JOBS) all
 	$(Q)tools/dev/demo.sh $(BINDIR)
 
-# README.md quotes docs/example.c, and this is what keeps both true: the text is equal, and it compiles with the public headers
-# alone against the library alone.
-docs: $(BUILD)/example ## check that the example of the README is the one that compiles
+# README.md quotes docs/example.c, and it is built against what `install` makes, through pkg-config, as a user would.
+docs: $(BINDIR)/cairn-example ## check that the example of the README is the one that compiles
 	$(Q)tools/dev/check-readme.sh README.md docs/example.c
-$(BUILD)/example: docs/example.c $(LIBRARIES)
-	$(Q)$(CC) -std=c11 $(WARN) -Iclient -Iipc $(if $(SAN),-fsanitize=$(SAN)) -o $@ $< -L$(LIBDIR) -lcairn -Wl,-rpath,$(abspath $(LIBDIR))
+STAGE = $(abspath $(BUILD)/stage)
+$(BINDIR)/cairn-example: docs/example.c client/cairn.pc.in $(LIBRARIES) $(PROGRAMS) $(HEADERS)
+	$(Q)rm -rf $(STAGE) && $(MAKE) -s install DESTDIR= PREFIX=$(STAGE)
+	$(if $(Q),@echo "  CC    $<")
+	$(Q)$(CC) -std=c11 $(WARN) $(LDALL) -o $@ $< -Wl,-rpath,$(STAGE)/lib \
+	    $$(PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig pkg-config --cflags --libs cairn)
 
 check: model ## build and run all tests but the long system tests
 	$(Q)$(MAKE) --no-print-directory $(JOBS) run-check
-run-check: all $(UNIT_TESTS) $(SYS_TESTS)
+run-check: all $(BINDIR)/cairn-example $(UNIT_TESTS) $(SYS_TESTS)
 	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(UNIT_TESTS) $(SYS_TESTS)
 check-system: model ## the long runs: kills, full disks, many seeds
 	$(Q)CRN_LONG=1 $(MAKE) --no-print-directory $(JOBS) run-check
@@ -152,9 +156,25 @@ build/fuzz/%: tests/fuzz/%.c $(call src,ipc)
 	$(Q)clang -std=c11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	    -o $@ $^ $(LIBS_IPC) -pthread
 
+# --- installation --------------------------------------------------------------------------------------------------
+ROOT       = $(DESTDIR)$(PREFIX)
+FAMILY     = $(wildcard share/family/*.gguf)
+PLANS      = $(wildcard share/family/plans/*)
+install: all ## programs, library, headers, pkg-config file, siblings; honours PREFIX and DESTDIR
+	$(Q)install -d $(addprefix $(ROOT)/,bin lib/pkgconfig include share/cairn/family/plans)
+	$(Q)install -m 755 $(PROGRAMS) $(ROOT)/bin
+	$(Q)install -m 644 $(A_CAIRN) $(ROOT)/lib
+	$(Q)install -m 755 $(SO_CAIRN) $(ROOT)/lib
+	$(Q)ln -sf $(notdir $(SO_CAIRN)) $(ROOT)/lib/libcairn.so.$(ABI)
+	$(Q)ln -sf libcairn.so.$(ABI) $(ROOT)/lib/libcairn.so
+	$(Q)install -m 644 $(HEADERS) $(ROOT)/include
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' client/cairn.pc.in >$(ROOT)/lib/pkgconfig/cairn.pc
+	$(Q)install -m 644 $(FAMILY) $(ROOT)/share/cairn/family
+	$(Q)install -m 644 $(PLANS) $(ROOT)/share/cairn/family/plans
+
 clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: help all deps model demo docs check run-check check-system san tsan fuzz clean
+.PHONY: help all deps model demo docs check run-check check-system san tsan fuzz install clean
 .SECONDARY:
