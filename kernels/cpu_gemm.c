@@ -1,19 +1,24 @@
 /* cpu_gemm - matrix products of activations with weights of any type, cut into tasks for the pool.
  *
- * f32 weights go to the GEMM library as they are. Others are decoded to f32, a panel of rows and columns at a time, on the
- * stack of the task, and multiplied from there: many activations share one decoding.
+ *     tokens <= FEW_TOKENS    own loops that read the weights as they are stored (kernels/simd_gemv.h): bound by memory
+ *     more                    the GEMM library. Weights that are not f32 are decoded first, a panel of rows and columns at a
+ *                             time, on the stack of the task, so that many activations share one decoding
+ *
  * How the work is cut depends on the shape alone, never on the number of threads, so results do not either. */
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
 #include "kernels/shape.h"
+#include "kernels/simd.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
 
 enum {
-    TASK_TOKENS = 192,         /* activations (rows of a) of one task */
-    TASK_OUTPUTS = 192,        /* rows of W of one task when activations are few */
-    PANEL_COLUMNS = 768,       /* of a decoded panel: whole blocks */
+    FEW_TOKENS = 8,
+    FEW_BYTES = 64 * 1024, /* weights of one task when tokens are few */
+    TASK_TOKENS = 256,     /* tokens of one task at most: amortises the library's packing of W */
+    TASK_OUTPUTS = 192,    /* rows of W of one task when tokens alone do not give enough tasks */
+    TASK_GROUP = 4,        /* tasks come in multiples of this: 2 or 4 threads finish together */
+    PANEL_COLUMNS = 768,   /* of a decoded panel: whole blocks */
     PANEL_FLOATS = 192 * 768,
 };
 
@@ -59,11 +64,9 @@ static int multiply_f32(const struct gemm_job *job, const struct gemm_part *p)
 static void decode_panel(const struct crn_matrix *w, size_t n0, size_t n, size_t k0, size_t k, float *panel)
 {
     size_t row_bytes = crn_weight_row_bytes(w->type, w->cols), skip = crn_weight_row_bytes(w->type, k0);
-    for (size_t i = 0; i < n; i++) {
-        const char *at = (const char *)w->data + (n0 + i) * row_bytes + skip;
-        struct crn_matrix piece = { at, w->type, 1, (uint32_t)k };
-        crn_weight_row(&piece, 0, panel + i * k);
-    }
+    const char *at = (const char *)w->data + n0 * row_bytes + skip;
+    for (size_t i = 0; i < n; i++)
+        crn_simd()->decode_row(w->type, at + i * row_bytes, k, panel + i * k);
 }
 
 static int multiply_decoded(const struct gemm_job *job, const struct gemm_part *p)
@@ -95,6 +98,25 @@ static int multiply_decoded(const struct gemm_job *job, const struct gemm_part *
     return 0;
 }
 
+static int multiply_few(const struct gemm_job *job, const struct gemm_part *p)
+{
+    size_t row_bytes = crn_weight_row_bytes(job->w->type, job->w->cols);
+    struct crn_gemv g = {
+        .a = job->a,
+        .tokens = p->m,
+        .cols = job->w->cols,
+        .w = (const char *)job->w->data + p->n0 * row_bytes,
+        .type = job->w->type,
+        .row_bytes = row_bytes,
+        .rows = p->n,
+        .beta = job->beta,
+        .out = job->out + p->n0,
+        .out_stride = job->w->rows,
+    };
+    crn_simd()->gemv(&g);
+    return 0;
+}
+
 static void gemm_task(void *ctx, size_t task, unsigned thread)
 {
     struct gemm_job *job = ctx;
@@ -105,9 +127,32 @@ static void gemm_task(void *ctx, size_t task, unsigned thread)
     };
     p.m = smaller(job->m - p.m0, job->tokens);
     p.n = smaller(job->w->rows - p.n0, job->outputs);
-    int rc = job->w->type == CRN_W_F32 ? multiply_f32(job, &p) : multiply_decoded(job, &p);
+    int rc = job->m <= FEW_TOKENS           ? multiply_few(job, &p)
+             : job->w->type == CRN_W_F32 ? multiply_f32(job, &p)
+                                         : multiply_decoded(job, &p);
     if (rc != 0)
         atomic_store(&job->rc, rc);
+}
+
+static size_t rounded_up(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* Few tokens: runs of rows of W. Many: runs of tokens, each with all of W, where that gives enough of them. Else both. */
+static void cut(struct gemm_job *job)
+{
+    job->tokens = job->m;
+    job->outputs = TASK_OUTPUTS;
+    if (job->m <= FEW_TOKENS) {
+        size_t rows = FEW_BYTES / crn_weight_row_bytes(job->w->type, job->w->cols);
+        job->outputs = rounded_up(rows + 1, FEW_TOKENS);
+    } else if (job->w->type == CRN_W_F32 && job->m >= TASK_TOKENS) {
+        size_t n_tasks = rounded_up((job->m + TASK_TOKENS - 1) / TASK_TOKENS, TASK_GROUP);
+        job->tokens = rounded_up((job->m + n_tasks - 1) / n_tasks, FEW_TOKENS);
+        job->outputs = job->w->rows;
+    }
+    job->n_output_tasks = (job->w->rows + job->outputs - 1) / job->outputs;
 }
 
 static int check(const struct crn_matrix *w, float beta)
@@ -127,17 +172,8 @@ int crn_cpu_gemm(const struct crn_exec *e, const float *a, size_t m, const struc
             out[i] = 0;
         return 0;
     }
-    bool many = w->type == CRN_W_F32 && m >= 2 * TASK_TOKENS;
-    struct gemm_job job = {
-        .a = a,
-        .m = m,
-        .w = w,
-        .beta = beta,
-        .out = out,
-        .tokens = many ? TASK_TOKENS : m,
-        .outputs = many ? w->rows : TASK_OUTPUTS,
-    };
-    job.n_output_tasks = (w->rows + job.outputs - 1) / job.outputs;
+    struct gemm_job job = { .a = a, .m = m, .w = w, .beta = beta, .out = out };
+    cut(&job);
     size_t n_token_tasks = (m + job.tokens - 1) / job.tokens;
     crn_pool_run(crn_pool_of(e), gemm_task, &job, n_token_tasks * job.n_output_tasks);
     return atomic_load(&job.rc);

@@ -43,6 +43,20 @@ struct crn_stored_rows {
     const uint16_t *row_scale;    /* [n], int8 values */
 };
 
+enum { CRN_GEMV_MAX = 8 };
+
+/* out [tokens][rows] (row stride out_stride) = beta * out + a [tokens][cols] . w^T; tokens 1 .. CRN_GEMV_MAX. */
+struct crn_gemv {
+    const float *a;
+    size_t tokens, cols;
+    const void *w;
+    uint32_t type; /* enum crn_weight_type */
+    size_t row_bytes, rows;
+    float beta;
+    float *out;
+    size_t out_stride;
+};
+
 struct crn_simd_ops {
     const char *name;
 
@@ -67,6 +81,10 @@ struct crn_simd_ops {
     /* int8 as in kernels.h. Rows: one scale per row of `width` numbers. Columns: one per column of n <= 64 rows. */
     void (*quant_rows)(const float *x, size_t n, size_t width, int8_t *q, uint16_t *scale);
     void (*quant_columns)(const float *x, size_t n, size_t width, int8_t *q, uint16_t *scale);
+
+    /* One row of a weight as f32; cols a multiple of 32 for the block types. */
+    void (*decode_row)(uint32_t type, const void *row, size_t cols, float *out);
+    void (*gemv)(const struct crn_gemv *g);
 };
 
 /* The best table this CPU can run; NULL for a name that is not compiled in or not runnable here ("v4", "v3", "base"). */

@@ -34,7 +34,7 @@ V_INLINE vf widen_lanes(const struct crn_stored_rows *r, size_t row, size_t c)
         vf q = v_from_i8((const int8_t *)r->data + i);
         if (r->column_scale != NULL)
             return q * v_from_f16(r->column_scale + c);
-        return q * v_set1(crn_f16_to_f32(r->row_scale[row]));
+        return q * v_set1_f16(r->row_scale[row]);
     }
     }
 }

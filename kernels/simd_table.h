@@ -2,6 +2,7 @@
 #include "kernels/simd_vec.h"
 
 #include "kernels/simd_basic.h"
+#include "kernels/simd_gemv.h"
 #include "kernels/simd_quant.h"
 #include "kernels/simd_rows.h"
 #include "kernels/simd_tile.h"
@@ -21,4 +22,6 @@ const struct crn_simd_ops CRN_SIMD_TABLE = {
     .narrow = narrow,
     .quant_rows = quant_rows,
     .quant_columns = quant_columns,
+    .decode_row = decode_row,
+    .gemv = gemv,
 };

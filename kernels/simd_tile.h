@@ -12,6 +12,7 @@
 enum {
     TILE_VECTORS = CRN_TILE_KEYS / CRN_LANES,
     GROUP_ROWS = 6,
+    GROUP_PAD = 16,    /* GROUP_ROWS in whole vectors */
     BLOCK_VECTORS = 8, /* the widest block of a product */
 };
 
@@ -79,24 +80,33 @@ V_INLINE void group_scores(const struct crn_tile *t, size_t rows, struct tile_gr
     }
 }
 
-/* Scores -> 2^(score - max); updates max and sum and returns the factor for what was summed before. */
-V_INLINE float softmax_row(float *score, size_t columns, float *max, float *sum)
+/* Raises the group's maxima; out_correction: the factors for what was summed before. */
+V_INLINE void group_maxima(const struct crn_tile *t, size_t rows, const struct tile_group *g, float *out_correction)
 {
-    vf high = v_load(score);
-    for (size_t j = CRN_LANES; j < columns; j += CRN_LANES)
-        high = v_max(v_load(score + j), high);
-    float highest = v_highest(high), old = *max;
-    float now = highest > old ? highest : old;
+    float fall[GROUP_PAD] = { 0 };
+    for (size_t r = 0; r < rows; r++) {
+        vf high = v_load(g->score[r]);
+        for (size_t j = CRN_LANES; j < g->columns; j += CRN_LANES)
+            high = v_max(v_load(&g->score[r][j]), high);
+        float highest = v_highest(high), old = t->max[g->first + r];
+        float now = highest > old ? highest : old;
+        t->max[g->first + r] = now;
+        fall[r] = old - now;
+    }
+    for (size_t r = 0; r < rows; r += CRN_LANES)
+        v_store(out_correction + r, v_exp2_negative(v_load(fall + r)));
+}
+
+/* Scores -> 2^(score - max), added to sum. */
+V_INLINE void softmax_row(float *score, size_t columns, float max, float correction, float *sum)
+{
     vf total = { 0 };
     for (size_t j = 0; j < columns; j += CRN_LANES) {
-        vf p = v_exp2(v_load(score + j) - now);
+        vf p = v_exp2_negative(v_load(score + j) - max);
         v_store(score + j, p);
         total += p;
     }
-    float correction = exp2f(old - now);
     *sum = *sum * correction + v_sum(total);
-    *max = now;
-    return correction;
 }
 
 /* acc of one block of channels = acc * correction + p . v */
@@ -124,9 +134,10 @@ V_INLINE void group_attend(const struct crn_tile *t, size_t rows, size_t first)
     if (g.n_keys == 0)
         return;
     group_scores(t, rows, &g);
-    float correction[GROUP_ROWS];
+    float correction[GROUP_PAD];
+    group_maxima(t, rows, &g, correction);
     for (size_t r = 0; r < rows; r++)
-        correction[r] = softmax_row(g.score[r], g.columns, &t->max[first + r], &t->sum[first + r]);
+        softmax_row(g.score[r], g.columns, t->max[first + r], correction[r], &t->sum[first + r]);
     if (t->acc == NULL)
         return;
     size_t width = block_width(rows), step = width * CRN_LANES, channel = 0;
@@ -147,7 +158,7 @@ V_INLINE void group_add_scores(const struct crn_tile_scores *s, size_t rows, siz
     for (size_t j = 0; j < g.columns; j += CRN_LANES) {
         vf out = v_load(s->out + j);
         for (size_t r = 0; r < rows; r++) {
-            vf p = v_exp2(v_load(&g.score[r][j]) - t->max[first + r]) * s->weight[first + r];
+            vf p = v_exp2_negative(v_load(&g.score[r][j]) - t->max[first + r]) * s->weight[first + r];
             out = s->take_max ? v_max(p, out) : out + p;
         }
         v_store(s->out + j, out);

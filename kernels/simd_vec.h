@@ -128,7 +128,10 @@ V_INLINE vf v_min(vf a, vf b)
 }
 V_INLINE vf v_from_f16(const uint16_t *p)
 {
-    return (vf){ crn_f16_to_f32(p[0]), crn_f16_to_f32(p[1]), crn_f16_to_f32(p[2]), crn_f16_to_f32(p[3]) };
+    vf x = { 0 };
+    for (size_t i = 0; i < CRN_LANES; i++)
+        x[i] = crn_f16_to_f32(p[i]);
+    return x;
 }
 V_INLINE void v_to_f16(uint16_t *p, vf x)
 {
@@ -144,7 +147,13 @@ V_INLINE vi v_round(vf x)
 
 V_INLINE vf v_from_bf16(const uint16_t *p)
 {
+#if CRN_LANES == 16
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16);
+#elif CRN_LANES == 8
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16);
+#else
     return (vf)(__builtin_convertvector(*(const vh_any *)p, vi) << 16);
+#endif
 }
 
 V_INLINE void v_to_bf16(uint16_t *p, vf x)
@@ -180,12 +189,61 @@ V_INLINE void v_to_i8(int8_t *p, vi x)
 #else
 V_INLINE vf v_from_i8(const int8_t *p)
 {
-    return (vf){ (float)p[0], (float)p[1], (float)p[2], (float)p[3] };
+    vf x = { 0 };
+    for (size_t i = 0; i < CRN_LANES; i++)
+        x[i] = (float)p[i];
+    return x;
 }
 V_INLINE void v_to_i8(int8_t *p, vi x)
 {
     for (size_t i = 0; i < CRN_LANES; i++)
         p[i] = (int8_t)x[i];
+}
+#endif
+
+/* All lanes = one f16. */
+V_INLINE vf v_set1_f16(uint16_t h)
+{
+#if CRN_LANES == 16
+    return (vf)_mm512_cvtph_ps(_mm256_set1_epi16((short)h));
+#elif CRN_LANES == 8
+    return (vf)_mm256_cvtph_ps(_mm_set1_epi16((short)h));
+#else
+    return v_set1(crn_f16_to_f32(h));
+#endif
+}
+
+/* 32 numbers 0 .. 15: the low halves of 16 bytes, then the high ones. */
+#if CRN_LANES == 16
+V_INLINE void v_nibbles(const uint8_t *p, vf out[2])
+{
+    __m128i bytes = _mm_loadu_si128((const void *)p), low = _mm_set1_epi8(15);
+    out[0] = (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(bytes, low)));
+    out[1] = (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(bytes, 4), low)));
+}
+#elif CRN_LANES == 8
+/* Bytes first .. first + 7 of the 16 in both halves as numbers: one shuffle each, where a widening load would cost two. */
+V_INLINE vf v_spread_bytes(__m256i bytes, int first)
+{
+    const vi index = ((vi){ 0, 1, 2, 3, 4, 5, 6, 7 } + first) | (vi)_mm256_set1_epi32((int)0x80808000u);
+    return (vf)_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, (__m256i)index));
+}
+V_INLINE void v_nibbles(const uint8_t *p, vf out[4])
+{
+    __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)p)), mask = _mm256_set1_epi8(15);
+    __m256i low = _mm256_and_si256(bytes, mask), high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+    out[0] = v_spread_bytes(low, 0);
+    out[1] = v_spread_bytes(low, 8);
+    out[2] = v_spread_bytes(high, 0);
+    out[3] = v_spread_bytes(high, 8);
+}
+#else
+V_INLINE void v_nibbles(const uint8_t *p, vf out[32 / CRN_LANES])
+{
+    for (size_t j = 0; j < 16; j++) {
+        out[j / CRN_LANES][j % CRN_LANES] = (float)(p[j] & 15);
+        out[(j + 16) / CRN_LANES][j % CRN_LANES] = (float)(p[j] >> 4);
+    }
 }
 #endif
 
@@ -215,12 +273,17 @@ V_INLINE float v_highest(vf x)
 #else
 V_INLINE float v_sum(vf x)
 {
-    return (x[0] + x[2]) + (x[1] + x[3]);
+    for (size_t half = CRN_LANES / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            x[i] += x[i + half];
+    return x[0];
 }
 V_INLINE float v_highest(vf x)
 {
-    float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
-    return a > b ? a : b;
+    for (size_t half = CRN_LANES / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
 }
 #endif
 
@@ -230,21 +293,20 @@ V_INLINE vf v_pow2i(vi n)
     return (vf)((n + 127) << 23);
 }
 
-/* 2^x. Relative error below 2^-23 (polynomial 1e-8 by interpolation at Chebyshev nodes, the rest is rounding); exactly 1
- * at 0; 0 below -126, infinity from 128, NaN stays. */
-V_INLINE vf v_exp2(vf x)
+/* 2^x for x <= 0. Relative error below 2^-23 (the polynomial, from Chebyshev nodes, has 1e-8; the rest is rounding); exactly 1
+ * at 0; 0 below -126.5, so -inf gives exactly 0; NaN stays. */
+V_INLINE vf v_exp2_negative(vf x)
 {
-    vf limited = v_min(v_set1(128.0f), x);
-    vf shifted = limited + 0x1.8p23f;
-    vf f = limited - (shifted - 0x1.8p23f);
+    vf limited = v_max(v_set1(-127.0f), x);
+    vf shifted = limited + 0x1.8000fep23f; /* the low bits become the exponent n + 127 */
+    vf f = limited - (shifted - 0x1.8000fep23f);
     vf p = v_fma(v_set1(1.54531634e-4f), f, v_set1(1.33908633e-3f));
     p = v_fma(p, f, v_set1(9.61808302e-3f));
     p = v_fma(p, f, v_set1(5.55035695e-2f));
     p = v_fma(p, f, v_set1(0.240226507f));
     p = v_fma(p, f, v_set1(0.693147182f));
     p = v_fma(p, f, v_set1(1.0f));
-    vf r = p * v_pow2i((vi)shifted - (vi)v_set1(0x1.8p23f));
-    return (vf)(~(x < -126.0f) & (vi)r);
+    return p * (vf)((vi)shifted << 23);
 }
 
 /* e^x, within 2 ulp: the argument is reduced by n ln 2 in two parts. 0 below -87.3, infinity above 88.3, NaN stays. */
