@@ -187,6 +187,7 @@ END_TEST
 
 int main(void)
 {
+    setenv("CRN_TEST_TIMEOUT", "300", 0); /* 13 runs, each with three answers to the end */
     const struct run_test tests[] = { RUN_LOOP(every_run_equals_the_reference, 4) };
     return run_suite("golden_reuse", tests, sizeof tests / sizeof *tests);
 }
