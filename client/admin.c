@@ -44,7 +44,13 @@ static void write_notes(const struct crn_msg_stats *s, char *notes, size_t bytes
     add_note(notes, bytes, "io ", s->io);
     add_note(notes, bytes, "broker ", s->version);
     add_note(notes, bytes, "namespace ", s->space);
-    add_note(notes, bytes, "", s->notes);
+    for (struct crn_bytes rest = s->notes; rest.n > 0;) {
+        const char *end = memchr(rest.p, '\n', rest.n);
+        uint32_t n = end != NULL ? (uint32_t)(end - (const char *)rest.p) : rest.n;
+        add_note(notes, bytes, "", (struct crn_bytes){rest.p, n});
+        n += end != NULL;
+        rest = (struct crn_bytes){(const char *)rest.p + n, rest.n - n};
+    }
 }
 
 int cairn_stat(struct cairn_client *client, uint64_t deadline_ns, struct cairn_counter *out_counters,
