@@ -105,7 +105,7 @@ $(BINDIR)/cairn: $(BUILD)/obj/tools/cairn.o $(A_TOOLS) $(BUILD)/obj/tools/worker
 $(BINDIR)/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
 	$(call link,$(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 
-TEST_LIBS = $(A_SUPPORT) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(BROKER_OBJ),$(A_BROKER)) \
+TEST_LIBS = $(A_SUPPORT) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(BROKER_OBJ),$(A_BROKER)) \
             $(if $(CLIENT_OBJ),$(A_CAIRN)) $(if $(KERNELS_OBJ),$(A_KERNELS)) $(A_IPC)
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
@@ -156,12 +156,18 @@ build/fuzz/%: tests/fuzz/%.c $(call src,ipc)
 	$(Q)clang -std=c11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	    -o $@ $^ $(LIBS_IPC) -pthread
 
+# --- lint ----------------------------------------------------------------------------------------------------------
+lint: $(LIBRARIES) ## layers, headers alone, exported symbols, banned calls, function lengths, shell scripts, man pages
+	$(Q)for check in layers headers symbols banned lengths man; do \
+	    tools/dev/check-$$check.sh $(LIBDIR) || failed=1; done; [ -z "$$failed" ]
+
 # --- installation --------------------------------------------------------------------------------------------------
 ROOT       = $(DESTDIR)$(PREFIX)
 FAMILY     = $(wildcard share/family/*.gguf)
 PLANS      = $(wildcard share/family/plans/*)
 install: all ## programs, library, headers, pkg-config file, siblings; honours PREFIX and DESTDIR
-	$(Q)install -d $(addprefix $(ROOT)/,bin lib/pkgconfig include share/cairn/family/plans)
+	$(Q)install -d $(addprefix $(ROOT)/,bin lib/pkgconfig include share/cairn/family/plans share/man/man1 \
+	    share/man/man3 share/man/man7 share/bash-completion/completions)
 	$(Q)install -m 755 $(PROGRAMS) $(ROOT)/bin
 	$(Q)install -m 644 $(A_CAIRN) $(ROOT)/lib
 	$(Q)install -m 755 $(SO_CAIRN) $(ROOT)/lib
@@ -171,10 +177,12 @@ install: all ## programs, library, headers, pkg-config file, siblings; honours P
 	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' client/cairn.pc.in >$(ROOT)/lib/pkgconfig/cairn.pc
 	$(Q)install -m 644 $(FAMILY) $(ROOT)/share/cairn/family
 	$(Q)install -m 644 $(PLANS) $(ROOT)/share/cairn/family/plans
+	$(Q)for page in docs/man/*.[137]; do install -m 644 $$page $(ROOT)/share/man/man$${page##*.}; done
+	$(Q)install -m 644 share/completions/cairn $(ROOT)/share/bash-completion/completions
 
 clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: help all deps model demo docs check run-check check-system san tsan fuzz install clean
+.PHONY: help all deps model demo docs check run-check check-system san tsan fuzz lint install clean
 .SECONDARY:

@@ -136,6 +136,8 @@ static int session_start(struct cairn_client *client, struct crn_conn *session,
         return crn_client_fail(client, status, "connect to %s", client->fd_path);
     struct crn_msg_welcome welcome;
     status = hello(client, deadline_ns, &welcome);
+    if (status == CAIRN_E_GONE && crn_now_ns() >= deadline_ns) /* it listens, as the descriptor channel showed */
+        status = crn_client_fail(client, CAIRN_E_TIMEOUT, "hello at %s", client->socket);
     if (status != 0)
         return status;
     session->generation = crn_chan_generation(client->chan);

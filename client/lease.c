@@ -54,14 +54,20 @@ static int broken(struct cairn_client *client, const char *what, size_t index)
     return crn_client_fail(client, CAIRN_E_PROTO, "attach: %s %zu", what, index);
 }
 
+static int is_part(const struct crn_path_rec *p)
+{
+    return p->n_tokens > 0 && p->n_tokens <= CAIRN_MAX_TOKENS && p->usable > 0 &&
+           p->usable <= p->n_tokens && p->class_ >= CAIRN_CLASS_NONE &&
+           p->class_ <= CAIRN_CLASS_EXACT && p->pyramid <= CAIRN_PYRAMID_PUBLISH;
+}
+
+/* Each part begins where the one before it stops to be used. */
 static int check_path(struct cairn_client *client, const struct crn_offer *o)
 {
     uint64_t end = o->n_path > 0 ? o->path[0].start : 0;
-    for (size_t i = 0; i < o->n_path; i++) { /* each part begins where the one before it stops to be used */
+    for (size_t i = 0; i < o->n_path; i++) {
         const struct crn_path_rec *p = &o->path[i];
-        if (p->start != end || end > CAIRN_MAX_TOKENS || p->n_tokens == 0 ||
-            p->n_tokens > CAIRN_MAX_TOKENS - end || p->usable > p->n_tokens || p->usable == 0 || p->class_ < CAIRN_CLASS_NONE || p->class_ > CAIRN_CLASS_EXACT ||
-            p->pyramid > CAIRN_PYRAMID_PUBLISH)
+        if (p->start != end || !is_part(p) || end > CAIRN_MAX_TOKENS - p->n_tokens)
             return broken(client, "path entry", i);
         if (p->class_ == CAIRN_CLASS_APPROX && o->plan == NULL)
             return broken(client, "no plan for path entry", i);
