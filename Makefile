@@ -111,7 +111,8 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
 BENCH_LIBS = $(filter-out $(A_SUPPORT),$(TEST_LIBS))
-$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(BENCH_LIBS)
+BENCH_OBJ  = $(call obj,bench/common.c bench/host.c $(wildcard bench/peer_*.c))
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(BENCH_OBJ) $(BENCH_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC))
 
 # --- tests ---------------------------------------------------------------------------------------------------------
