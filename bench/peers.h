@@ -18,7 +18,6 @@ struct bench_store_ops {
     int (*setup)(const char *dir, uint32_t n_layers, uint64_t layer_bytes);
     void (*put)(uint32_t layer, const void *kv); /* writer; complete when it returns */
     void (*get)(void *to);                       /* reader: all layers, copied */
-    void (*clear)(void);                         /* reader, between rounds */
     void (*teardown)(void);
 };
 extern const struct bench_store_ops bench_store_redis, bench_store_lmdb, bench_store_memfd;
