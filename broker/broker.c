@@ -85,6 +85,14 @@ static void tick(struct crn_watch *watch, uint32_t events)
     for (struct crn_session *s = b->sessions.first; s != NULL; s = s->next)
         crn_session_flush(s);
     crn_fdserve_sweep(b->fds, now);
+    crn_tier_tick(b->tier);
+}
+
+static void tier_ready(struct crn_watch *watch, uint32_t events)
+{
+    struct crn_broker *b = watch->ctx;
+    (void)events;
+    crn_tier_collect(b->tier);
 }
 
 static void signalled(struct crn_watch *watch, uint32_t events)
@@ -213,6 +221,25 @@ static int open_copier(struct crn_broker *b)
     return crn_loop_add(b->loop, &b->copier_watch, EPOLLIN);
 }
 
+/* Without it the broker goes on: memory is all there is then, and `status` says why. */
+static int open_tier(struct crn_broker *b)
+{
+    const struct crn_config *c = b->config;
+    if (c->nvme.n_files == 0)
+        return 0;
+    struct crn_tier_config config = {.store = c->nvme,
+                                     .high_percent = (uint32_t)c->high_percent,
+                                     .low_percent = (uint32_t)c->low_percent,
+                                     .write_through = c->write_through};
+    b->tier_status = crn_tier_open(&config, b->spaces, b->n_spaces, &b->tier);
+    if (b->tier_status != 0)
+        return 0;
+    b->store_watch = (struct crn_watch){crn_tier_store_fd(b->tier), tier_ready, b};
+    b->catalog_watch = (struct crn_watch){crn_tier_catalog_fd(b->tier), tier_ready, b};
+    int status = crn_loop_add(b->loop, &b->store_watch, EPOLLIN);
+    return status == 0 ? crn_loop_add(b->loop, &b->catalog_watch, EPOLLIN) : status;
+}
+
 static int open_all(struct crn_broker *b)
 {
     if (getrandom(&b->boot, sizeof b->boot, 0) != (ssize_t)sizeof b->boot)
@@ -227,6 +254,8 @@ static int open_all(struct crn_broker *b)
         status = open_sockets(b);
     if (status == 0)
         status = open_spaces(b);
+    if (status == 0)
+        status = open_tier(b);
     return status == 0 ? open_copier(b) : status;
 }
 
@@ -263,6 +292,7 @@ void crn_broker_close(struct crn_broker *b)
     crn_copier_destroy(b->copier);
     crn_fdserve_close(b->fds);
     crn_router_close(b->router);
+    crn_tier_close(b->tier);
     for (uint32_t i = 0; i < b->n_spaces; i++)
         crn_space_close(&b->spaces[i]);
     free(b->spaces);

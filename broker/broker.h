@@ -9,6 +9,7 @@
 #include "broker/session.h"
 #include "broker/space.h"
 #include "broker/stats.h"
+#include "broker/tier.h"
 #include "ipc/chan.h"
 
 #include <stdint.h>
@@ -24,7 +25,10 @@ struct crn_broker {
     struct crn_router *router;
     struct crn_fdserve *fds;
     struct crn_copier *copier;
+    struct crn_tier *tier; /* NULL: arenas only */
+    int tier_status;       /* why there is none although --nvme was given; 0 */
     struct crn_watch router_watch, copier_watch, timer_watch, signal_watch;
+    struct crn_watch store_watch, catalog_watch;
     struct crn_landings landings;
     struct crn_space *spaces; /* [config->n_spaces], in the order of the configuration */
     uint32_t n_spaces;

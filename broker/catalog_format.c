@@ -114,20 +114,20 @@ int crn_cat_encode_entry(const struct crn_cat_entry *e, void **out_rec, size_t *
     return 0;
 }
 
-/* The size that the numbers of a payload give; 0 when they are impossible. */
-static uint64_t layout_bytes(const struct crn_cat_entry *e, const struct crn_cat_payload *p)
+/* The size that the numbers of a payload give; false when they are impossible. */
+static bool layout_bytes(const struct crn_cat_entry *e, const struct crn_cat_payload *p, uint64_t *out_bytes)
 {
     const uint32_t *counts = e->counts + p->counts;
     struct crn_head_parts heads[CAIRN_MAX_KV_HEADS];
     struct crn_state_parts state;
     uint32_t n[CAIRN_MAX_KV_HEADS];
-    uint64_t bytes = 0;
+    *out_bytes = (uint64_t)e->n_tokens * sizeof(int32_t);
     if (p->kind == CRN_PAYLOAD_TOKENS)
-        return (uint64_t)e->n_tokens * sizeof(int32_t);
+        return true;
     if (p->kind == CRN_PAYLOAD_STATE)
-        return crn_layout_state(p->dtype, counts[0], e->shape.hidden, &state, &bytes) == 0 ? bytes : 0;
+        return crn_layout_state(p->dtype, counts[0], e->shape.hidden, &state, out_bytes) == 0;
     if (p->kind != CRN_PAYLOAD_KV)
-        return 0;
+        return false;
     for (uint32_t h = 0; h < e->shape.n_kv_heads; h++)
         n[h] = p->n_counts == 1 ? counts[0] : counts[h];
     struct crn_kv_spec spec = {.dtype = p->dtype,
@@ -136,7 +136,7 @@ static uint64_t layout_bytes(const struct crn_cat_entry *e, const struct crn_cat
                                .wide = p->wide,
                                .shared_pos = p->shared_pos,
                                .n = n};
-    return crn_layout_kv(&spec, heads, &bytes) == 0 ? bytes : 0;
+    return crn_layout_kv(&spec, heads, out_bytes) == 0;
 }
 
 static bool payload_ok(const struct crn_cat_entry *e, const struct crn_cat_payload *p)
@@ -148,10 +148,11 @@ static bool payload_ok(const struct crn_cat_entry *e, const struct crn_cat_paylo
         if (e->counts[p->counts + i] > e->n_tokens)
             return false;
     }
-    if (p->layer >= e->shape.n_layers || p->shared_pos > 1 || p->bytes == 0 || p->off > INT64_MAX)
+    if (p->layer >= e->shape.n_layers || p->shared_pos > 1 || p->off > INT64_MAX)
         return false;
+    uint64_t bytes;
     bool in_catalogue = p->file == CRN_CATALOG_NO_FILE;
-    return in_catalogue == (p->kind == CRN_PAYLOAD_TOKENS) && layout_bytes(e, p) == p->bytes;
+    return in_catalogue == (p->kind == CRN_PAYLOAD_TOKENS) && layout_bytes(e, p, &bytes) && bytes == p->bytes;
 }
 
 static bool shape_ok(const struct cairn_shape *s)

@@ -20,7 +20,7 @@
 #define MIB (KIB * 1024)
 #define GIB (MIB * 1024)
 
-enum setting_kind { TEXT, SIZE, COUNT, DURATION, LEVEL, SPACE, FLAG };
+enum setting_kind { TEXT, SIZE, COUNT, DURATION, LEVEL, SPACE, NVME, ENGINE, FLAG };
 
 struct setting {
     const char *name;
@@ -51,13 +51,22 @@ static const struct setting settings[CRN_SETTING_COUNT] = {
      "workers and tools connected at a time (1..4096)"},
     {"copy-threads", COUNT, AT(copy_threads), 1, 64, "1", "N",
      "threads that copy published layers into arenas (1..64)"},
+    {"nvme", NVME, AT(nvme), 0, 0, NULL, "PATH[:SIZE]",
+     "keep cold payloads in this file or directory, repeatable [none; SIZE: half of what is free]"},
+    {"high", COUNT, AT(high_percent), 1, 100, "90", "PERCENT",
+     "of a namespace's memory: above it, payloads go to NVMe (1..100)"},
+    {"low", COUNT, AT(low_percent), 0, 100, "75", "PERCENT", "... until below this (0..100)"},
+    {"write-through", FLAG, AT(write_through), 0, 0, NULL, NULL,
+     "copy every entry to NVMe as soon as it is published, so that all survive a restart"},
+    {"io-engine", ENGINE, AT(nvme.engine), 0, 0, "auto", "NAME",
+     "how NVMe is read and written: auto, uring or threads"},
     {"log-level", LEVEL, AT(log_level), 0, 0, "info", "LEVEL", "error, warn, info or debug"},
     {"config", TEXT, AT(file), 0, 0, NULL, "FILE", "read `name = value` lines from FILE"},
     {"print-config", FLAG, AT(print_config), 0, 0, NULL, NULL,
      "print every setting and where it came from, then exit"},
 };
 
-enum { ROW_SOCKET = 0, ROW_MEMORY, ROW_ARENA, ROW_SPACE, ROW_FILE = 9 };
+enum { ROW_SOCKET = 0, ROW_MEMORY, ROW_ARENA, ROW_SPACE, ROW_WRITE_THROUGH = 11, ROW_FILE = 14 };
 
 /* Where a value is being read from, for messages. */
 struct reader {
@@ -199,6 +208,41 @@ static int set_space(const struct reader *r, const char *text)
     return 0;
 }
 
+static int set_nvme(const struct reader *r, const char *text)
+{
+    struct crn_store_config *nvme = &r->config->nvme;
+    if (nvme->n_files == CRN_SPILL_MAX_FILES)
+        return refuse(r->errors, "%s: more than %u files", r->where, CRN_SPILL_MAX_FILES);
+    char *path = strdup(text), *colon = path != NULL ? strrchr(path, ':') : NULL;
+    uint64_t bytes = 0;
+    if (path == NULL)
+        return -ENOMEM;
+    if (colon != NULL && crn_config_parse_size(colon + 1, &bytes) == 0)
+        *colon = '\0';
+    if (path[0] == '\0' || (colon != NULL && *colon == '\0' && bytes < MIB)) {
+        free(path);
+        return refuse(r->errors, "%s: `%s` is not PATH[:SIZE] of at least 1M", r->where, text);
+    }
+    nvme->files[nvme->n_files++] = (struct crn_store_file_config){path, bytes};
+    return 0;
+}
+
+static int set_engine(const struct reader *r, enum crn_spill_engine *field, const char *text)
+{
+    return crn_spill_engine_parse(text, field) == 0
+               ? 0
+               : refuse(r->errors, "%s: `%s` is not auto, uring or threads", r->where, text);
+}
+
+static int set_switch(const struct reader *r, bool *field, const char *text)
+{
+    bool on = text[0] == '\0' || strcmp(text, "yes") == 0 || strcmp(text, "1") == 0;
+    if (!on && strcmp(text, "no") != 0 && strcmp(text, "0") != 0)
+        return refuse(r->errors, "%s: `%s` is not yes or no", r->where, text);
+    *field = on;
+    return 0;
+}
+
 static int set_text(const struct reader *r, char **field, const char *text)
 {
     if (text[0] == '\0')
@@ -257,9 +301,12 @@ static int set(const struct reader *r, size_t row, const char *text)
         return set_level(r, field, text);
     case SPACE:
         return set_space(r, text);
+    case NVME:
+        return set_nvme(r, text);
+    case ENGINE:
+        return set_engine(r, field, text);
     case FLAG:
-        *(bool *)field = true;
-        return 0;
+        return set_switch(r, field, text);
     default:
         return set_number(r, s, field, text);
     }
@@ -319,7 +366,8 @@ static int read_environment(struct crn_config *c, FILE *errors)
         int n = snprintf(name, sizeof name, "CAIRN_%s", settings[row].name);
         for (int i = 0; i < n; i++)
             name[i] = name[i] == '-' ? '_' : (char)toupper((unsigned char)name[i]);
-        const char *value = settings[row].argument != NULL ? getenv(name) : NULL;
+        bool anywhere = settings[row].argument != NULL || row == ROW_WRITE_THROUGH;
+        const char *value = anywhere ? getenv(name) : NULL;
         if (value == NULL || value[0] == '\0')
             continue;
         struct reader r = {c, errors, CRN_FROM_ENVIRONMENT, name};
@@ -351,8 +399,8 @@ static int read_line(struct crn_config *c, char *line, unsigned number, FILE *er
     *equals = '\0';
     char *name = trim(text);
     size_t row;
-    if (row_named(name, strlen(name), &row) != 0 || settings[row].argument == NULL ||
-        row == ROW_FILE)
+    if (row_named(name, strlen(name), &row) != 0 || row == ROW_FILE ||
+        (settings[row].argument == NULL && row != ROW_WRITE_THROUGH))
         return refuse(errors, "%s:%u: unknown setting `%s`", c->file, number, name);
     char where[256];
     snprintf(where, sizeof where, "%s:%u: %s", c->file, number, name);
@@ -451,6 +499,9 @@ static int finish(struct crn_config *c, FILE *errors)
         return status;
     if (c->arena_bytes == 0)
         c->arena_bytes = c->memory_bytes < GIB ? c->memory_bytes : GIB;
+    if (c->low_percent >= c->high_percent)
+        return refuse(errors, "low %llu is not below high %llu", (unsigned long long)c->low_percent,
+                      (unsigned long long)c->high_percent);
     if (c->arena_bytes > c->memory_bytes)
         return refuse(errors, "arena-size %llu is larger than memory %llu",
                       (unsigned long long)c->arena_bytes, (unsigned long long)c->memory_bytes);
@@ -477,6 +528,8 @@ void crn_config_free(struct crn_config *config)
 {
     free(config->socket);
     free(config->file);
+    for (uint32_t i = 0; i < config->nvme.n_files; i++)
+        free((char *)(uintptr_t)config->nvme.files[i].path);
     *config = (struct crn_config){.n_spaces = 0};
 }
 
@@ -501,12 +554,24 @@ static void print_space(const struct crn_config_space *space, FILE *to)
     fprintf(to, ":memory=%llu", (unsigned long long)space->memory_bytes);
 }
 
+static void print_nvme(const struct crn_store_file_config *file, FILE *to)
+{
+    fprintf(to, "nvme = %s", file->path);
+    if (file->bytes > 0)
+        fprintf(to, ":%llu", (unsigned long long)file->bytes);
+}
+
 static void print_value(const struct crn_config *c, const struct setting *s, FILE *to)
 {
     static const char *const levels[] = {"", "error", "warn", "info", "debug"};
+    static const char *const engines[] = {"auto", "uring", "threads"};
     const void *field = (const char *)c + s->at;
     if (s->kind == TEXT)
         fprintf(to, "%s = %s", s->name, *(char *const *)field);
+    else if (s->kind == FLAG)
+        fprintf(to, "%s = %s", s->name, *(const bool *)field ? "yes" : "no");
+    else if (s->kind == ENGINE)
+        fprintf(to, "%s = %s", s->name, engines[*(const enum crn_spill_engine *)field]);
     else if (s->kind == LEVEL)
         fprintf(to, "%s = %s", s->name, levels[*(const uint64_t *)field]);
     else
@@ -518,11 +583,14 @@ void crn_config_print(const struct crn_config *c, FILE *to)
 {
     for (size_t row = 0; row < CRN_SETTING_COUNT; row++) {
         const struct setting *s = &settings[row];
-        if (s->kind == FLAG || (row == ROW_FILE && c->file == NULL))
+        uint32_t n = s->kind == SPACE ? c->n_spaces : s->kind == NVME ? c->nvme.n_files : 1u;
+        if ((s->kind == FLAG && row != ROW_WRITE_THROUGH) || (row == ROW_FILE && c->file == NULL))
             continue;
-        for (uint32_t i = 0; i < (s->kind == SPACE ? c->n_spaces : 1u); i++) {
+        for (uint32_t i = 0; i < n; i++) {
             if (s->kind == SPACE)
                 print_space(&c->spaces[i], to);
+            else if (s->kind == NVME)
+                print_nvme(&c->nvme.files[i], to);
             else
                 print_value(c, s, to);
             fprintf(to, "    # %s\n", source_names[c->source[row]]);

@@ -3,6 +3,8 @@
 #ifndef CRN_BROKER_CONFIG_H
 #define CRN_BROKER_CONFIG_H
 
+#include "broker/store.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,7 +29,7 @@ struct crn_config_space {
 };
 
 /* One row per setting, in the order of --help. */
-#define CRN_SETTING_COUNT 11
+#define CRN_SETTING_COUNT 16
 
 struct crn_config {
     char *socket;
@@ -39,6 +41,9 @@ struct crn_config {
     uint64_t landing_max_bytes;
     uint64_t max_sessions;
     uint64_t copy_threads;
+    struct crn_store_config nvme; /* paths are owned; no files: no NVMe */
+    uint64_t high_percent, low_percent;
+    bool write_through;
     uint64_t log_level; /* enum crn_log_level */
     char *file;         /* --config; NULL: none */
     bool print_config, show_version, show_help;

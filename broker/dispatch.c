@@ -8,6 +8,7 @@
  * and only then reaches its handler. Whatever a handler returns becomes exactly one answer. */
 #include "broker/dispatch.h"
 
+#include "broker/tier.h"
 #include "broker/broker.h"
 #include "ipc/log.h"
 
@@ -64,6 +65,8 @@ int crn_call_entry(struct crn_call *call, uint64_t id, struct crn_entry **out_en
         return crn_call_fail(call, status, "entry %llx was replaced or dropped; look it up again",
                              (unsigned long long)id);
     }
+    if (status == 0)
+        status = crn_tier_warm(*out_entry);
     return status == 0 ? 0
                        : crn_call_fail(call, status, "no entry %llx in namespace %s",
                                        (unsigned long long)id,

@@ -8,6 +8,8 @@
 #include "broker/draft.h"
 
 #include "broker/broker.h"
+#include "broker/crash.h"
+#include "broker/tier.h"
 #include "ipc/log.h"
 
 #include <errno.h>
@@ -169,6 +171,7 @@ static int publish_replacement(struct crn_draft *d, char *why, size_t why_bytes,
     free(e->settings);
     e->settings = settings;
     e->pyramid = d->pyramid;
+    crn_tier_removed(e); /* its record, if it has one: the payloads are others now */
     crn_body_drop(e->body);
     e->body = crn_body_hold(d->body);
     crn_entries_renew(&d->space->entries, e);
@@ -216,6 +219,7 @@ static void publish(struct crn_draft *d)
 {
     char why[160] = "";
     struct crn_entry *e = NULL;
+    CRN_CRASH("publish-sealed");
     int status = d->replaces != NULL ? publish_replacement(d, why, sizeof why, &e)
                                      : publish_new(d, why, sizeof why, &e);
     if (status != 0) {
@@ -227,6 +231,7 @@ static void publish(struct crn_draft *d)
         return;
     }
     e->pinned |= d->pin;
+    crn_tier_published(e);
     d->session->published++;
     struct crn_msg_committed reply = {
         .entry = e->id, .bytes = e->body->bytes, .request = d->commit_request};

@@ -10,6 +10,7 @@
 #include "broker/entry.h"
 
 #include "broker/space.h"
+#include "broker/tier.h"
 #include "ipc/hash.h"
 
 #include <errno.h>
@@ -119,16 +120,19 @@ static const int32_t *tokens_of(const struct crn_entry *e)
 }
 
 /* Tokens from .. to - 1 of the context that ends with leaf. They all lie before leaf's end. */
-static void copy_context(const struct crn_entry *leaf, uint32_t from, uint32_t to, int32_t *out)
+static int copy_context(struct crn_entry *leaf, uint32_t from, uint32_t to, int32_t *out)
 {
-    for (const struct crn_entry *e = leaf; e != NULL && from < to; e = e->parent) {
+    for (struct crn_entry *e = leaf; e != NULL && from < to; e = e->parent) {
         if (e->start >= to)
             continue;
+        if (crn_tier_warm(e) != 0)
+            return CAIRN_E_MISS;
         uint32_t first = e->start > from ? e->start : from;
         memcpy(out + (first - from), tokens_of(e) + (first - e->start),
                (to - first) * sizeof *out);
         to = first;
     }
+    return 0;
 }
 
 /* Chain value after `chunks` whole chunks of the context that leads to leaf's child at start >= chunks * 64. */
@@ -143,7 +147,7 @@ static uint64_t chain_after(const struct crn_entry *leaf, uint32_t chunks, uint6
 }
 
 /* Hashes of the chunks that end inside the entry; the first one may begin in the parents. */
-static void hash_chunks(struct crn_entry *e, const int32_t *tokens)
+static int hash_chunks(struct crn_entry *e, const int32_t *tokens)
 {
     int32_t chunk[CHUNK];
     uint64_t hash =
@@ -152,7 +156,8 @@ static void hash_chunks(struct crn_entry *e, const int32_t *tokens)
         uint32_t from = (e->first_chunk + i) * CHUNK, before = 0;
         if (from < e->start) {
             before = e->start - from;
-            copy_context(e->parent, from, e->start, chunk);
+            if (copy_context(e->parent, from, e->start, chunk) != 0)
+                return CAIRN_E_MISS;
         }
         memcpy(chunk + before, tokens + (from + before - e->start),
                (CHUNK - before) * sizeof *chunk);
@@ -161,6 +166,7 @@ static void hash_chunks(struct crn_entry *e, const int32_t *tokens)
     }
     if (e->n_whole == 0)
         e->nodes[0].hash = hash;
+    return 0;
 }
 
 int crn_entry_create(const struct crn_entry_spec *spec, struct crn_entry **out_entry)
@@ -187,9 +193,17 @@ int crn_entry_create(const struct crn_entry_spec *spec, struct crn_entry **out_e
                             .first_chunk = first,
                             .n_whole = n_whole,
                             .n_nodes = n_nodes};
-    hash_chunks(e, spec->tokens);
-    for (uint32_t i = 0; i < n_nodes; i++)
+    int status = 0;
+    for (uint32_t i = 0; i < n_nodes; i++) {
         e->nodes[i].entry = e;
+        e->nodes[i].hash = spec->hashes != NULL ? spec->hashes[i] : 0;
+    }
+    if (spec->hashes == NULL)
+        status = hash_chunks(e, spec->tokens);
+    if (status != 0) {
+        crn_entry_destroy(e);
+        return status;
+    }
     *out_entry = e;
     return 0;
 }

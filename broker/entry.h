@@ -18,6 +18,7 @@
 
 struct crn_space;
 struct crn_model;
+struct crn_tier_item;
 
 struct crn_entry {
     uint64_t id;
@@ -30,7 +31,15 @@ struct crn_entry {
     uint8_t pyramid;          /* enum cairn_pyramid */
     bool pinned;
     char *settings;           /* of the pyramid; "" when none */
-    struct crn_body *body;
+    struct crn_body *body;    /* NULL: cold, to be loaded by crn_tier_warm */
+    uint64_t catalog_id;      /* 0: never on NVMe */
+    uint64_t cold_bytes;      /* of a cold entry: all payloads */
+    uint64_t warm_turn;       /* when its body was loaded (tier_impl.h) */
+    uint16_t cold_states;
+    uint8_t cold_dtype;       /* of layer 0 */
+    bool durable;             /* its record is in the catalogue */
+    bool broken;              /* unreadable, to be dropped */
+    struct crn_tier_item *item; /* being committed; NULL */
     uint64_t created_ns, used_ns, hits;
     uint32_t first_chunk;     /* number of the first chunk: start / 64 */
     uint32_t n_whole;         /* whole chunks that end inside this entry */
@@ -77,10 +86,11 @@ struct crn_entry_spec {
     uint8_t pyramid;
     const char *settings;
     const int32_t *tokens;
+    const uint64_t *hashes; /* of all its nodes, when they are known already: tokens are not looked at then; NULL */
 };
 
 /* An entry with its chunk hashes computed from the tokens (the parents' first), in no table yet and without body.
- * own     crn_entry_destroy. fails -ENOMEM, CAIRN_E_ARG (start behind the parent's end) */
+ * own     crn_entry_destroy. fails -ENOMEM, CAIRN_E_ARG (start behind the parent's end), CAIRN_E_MISS (a parent cannot be read) */
 int crn_entry_create(const struct crn_entry_spec *spec, struct crn_entry **out_entry);
 void crn_entry_destroy(struct crn_entry *e);
 

@@ -9,6 +9,7 @@
 #include "broker/evict.h"
 
 #include "broker/space.h"
+#include "broker/tier.h"
 
 #include <math.h>
 
@@ -16,14 +17,15 @@ static double cost_coldness(const struct crn_entry *e, uint64_t now_ns)
 {
     double idle = (double)(now_ns - e->used_ns) + 1.0;
     double worth = (double)e->n_tokens * (1.0 + log2(1.0 + (double)e->hits));
-    return idle * (double)e->body->allocated_bytes / worth;
+    return idle * (double)crn_tier_brief(e).allocated_bytes / worth;
 }
 
 const struct crn_evict_policy crn_evict_cost = {.name = "cost", .coldness = cost_coldness};
 
 bool crn_evict_allowed(const struct crn_entry *e)
 {
-    return !e->pinned && e->n_children == 0 && e->n_drafts == 0 && e->body->refs == 1;
+    return !e->pinned && e->n_children == 0 && e->n_drafts == 0 &&
+           (e->body == NULL || e->body->refs == 1);
 }
 
 struct crn_entry *crn_evict_victim(const struct crn_space *space,

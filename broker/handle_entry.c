@@ -1,10 +1,12 @@
 /* PIN, EVICT, VERIFY, and SPILL and RESTORE, which need a tier below the arenas: operations on entries, for people and scripts. */
 #include "broker/broker.h"
 #include "broker/dispatch.h"
+#include "broker/tier.h"
 #include "ipc/hash.h"
 #include "ipc/log.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -31,7 +33,7 @@ static int evict_one(struct crn_call *call, uint64_t id)
         return crn_call_fail(call, CAIRN_E_BUSY, "evict: entry %llx is %s", (unsigned long long)id,
                              e->pinned ? "pinned" : "being written to");
     call->out.evicted.entries = 1;
-    call->out.evicted.bytes = e->body->bytes;
+    call->out.evicted.bytes = crn_tier_brief(e).bytes;
     crn_space_remove(call->session->space, e);
     return 0;
 }
@@ -56,29 +58,85 @@ int crn_handle_evict(struct crn_call *call)
     return status;
 }
 
-static int no_tier(struct crn_call *call, const char *verb, uint64_t entry)
+/* ---- spill and restore: answered when everything has arrived ---- */
+
+struct mover {
+    struct crn_broker *broker;
+    uint64_t session, request;
+    const char *verb;
+};
+
+static void moved(void *ctx, int status)
 {
-    struct crn_entry *e;
-    int status = crn_call_entry(call, entry, &e);
-    return status != 0 ? status
-                       : crn_call_fail(call, CAIRN_E_UNSUPPORTED,
-                                       "%s: this broker has no tier below its arenas", verb);
+    struct mover *m = ctx;
+    struct crn_session *s = crn_session_of_id(&m->broker->sessions, m->session);
+    struct crn_msg_ok ok = {.request = m->request};
+    char text[120];
+    snprintf(text, sizeof text, "%s: %s", m->verb, cairn_strerror(status));
+    if (s != NULL && status == 0)
+        crn_session_send(s, CRN_MSG_ok, &ok);
+    else if (s != NULL)
+        crn_session_send_error(s, m->request, status, text);
+    free(m);
 }
 
+static int start_mover(struct crn_call *call, const char *verb, struct mover **out_mover)
+{
+    if (call->session->space->tier == NULL)
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "%s: this broker has no NVMe; start it with --nvme",
+                             verb);
+    struct mover *m = malloc(sizeof *m);
+    if (m == NULL)
+        return -ENOMEM;
+    *m = (struct mover){call->broker, call->session->id, call->request, verb};
+    *out_mover = m;
+    return 0;
+}
+
+/* Layers 0-0, and anything beyond the last layer: to the end. */
 int crn_handle_spill(struct crn_call *call)
 {
-    return no_tier(call, "spill", call->in->spill.entry);
+    const struct crn_msg_spill *msg = &call->in->spill;
+    struct crn_entry *e;
+    struct mover *m;
+    int status = crn_call_entry(call, msg->entry, &e);
+    if (status != 0)
+        return status;
+    uint32_t n = e->body->n_layers, first = (uint32_t)msg->first;
+    uint32_t last = (msg->last == 0 && first == 0) || msg->last >= n ? n - 1 : (uint32_t)msg->last;
+    if (first > last)
+        return crn_call_fail(call, CAIRN_E_ARG, "spill: layers %u-%u, the entry has 0-%u", first, last, n - 1);
+    if (msg->tier != 0 && msg->tier != CAIRN_TIER_NVME)
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: payloads are in host memory; below it there is only nvme");
+    status = start_mover(call, "spill", &m);
+    if (status != 0)
+        return status;
+    status = crn_tier_spill(e, first, last, moved, m);
+    if (status != 0)
+        free(m);
+    return status == 0 ? CRN_LATER : status;
 }
 
 int crn_handle_restore(struct crn_call *call)
 {
-    return no_tier(call, "restore", call->in->restore.entry);
+    struct crn_entry *e;
+    struct mover *m;
+    int status = crn_call_entry(call, call->in->restore.entry, &e);
+    if (status == 0)
+        status = start_mover(call, "restore", &m);
+    if (status != 0)
+        return status;
+    status = crn_tier_restore(e, moved, m);
+    if (status != 0)
+        free(m);
+    return status == 0 ? CRN_LATER : status;
 }
 
 /* ---- verify: one entry per request, on a copy thread ---- */
 
 struct check { /* one payload, copied for the copy thread */
-    const void *at;
+    const void *at; /* NULL: only on NVMe */
+    struct crn_place place;
     uint64_t bytes, checksum;
 };
 
@@ -86,6 +144,7 @@ struct verify_job {
     struct crn_job job;
     struct crn_broker *broker;
     struct crn_space *space;
+    struct crn_store *store; /* NULL: none */
     struct crn_body *body; /* held */
     uint64_t session, request, entry;
     struct crn_msg_verified result;
@@ -100,7 +159,8 @@ static int run_verify(struct crn_job *job)
         const struct check *c = &j->checks[i];
         j->result.payloads++;
         j->result.bytes += c->bytes;
-        j->result.bad += crn_hash64(c->at, c->bytes) != c->checksum;
+        j->result.bad += c->at != NULL && crn_hash64(c->at, c->bytes) != c->checksum;
+        j->result.bad += c->place.bytes > 0 && crn_store_check(j->store, &c->place, c->bytes, c->checksum) != 0;
     }
     return 0;
 }
@@ -134,7 +194,10 @@ static void verified(struct crn_job *job, int status)
 static void add_check(void *ctx, struct crn_payload *p)
 {
     struct verify_job *j = ctx;
-    j->checks[j->n++] = (struct check){crn_payload_at(p), p->bytes, p->checksum};
+    bool here = p->state == CRN_RESIDENT || p->state == CRN_SPILLING;
+    bool there = p->place.bytes > 0 && p->state != CRN_SPILLING;
+    j->checks[j->n++] = (struct check){here ? crn_payload_at(p) : NULL,
+                                       there ? p->place : (struct crn_place){0}, p->bytes, p->checksum};
 }
 
 static int start_verify(struct crn_call *call, struct crn_entry *e, uint64_t next)
@@ -147,6 +210,7 @@ static int start_verify(struct crn_call *call, struct crn_entry *e, uint64_t nex
     j->job = (struct crn_job){.run = run_verify, .done = verified};
     j->broker = call->broker;
     j->space = call->session->space;
+    j->store = call->session->space->tier != NULL ? crn_tier_store(call->session->space->tier) : NULL;
     j->body = crn_body_hold(body);
     j->session = call->session->id;
     j->request = call->request;
@@ -171,6 +235,11 @@ int crn_handle_verify(struct crn_call *call)
     e = crn_entries_walk(entries, slot, &slot);
     if (e == NULL)
         return 0; /* nothing left: all zero */
+    if (crn_tier_warm(e) != 0) { /* unreadable: one bad payload stands for all */
+        call->out.verified.bad = 1;
+        call->out.verified.next = crn_entries_walk(entries, slot + 1, &following) != NULL ? following : 0;
+        return 0;
+    }
     bool more = crn_entries_walk(entries, slot + 1, &following) != NULL;
     return start_verify(call, e, more ? following : 0);
 }

@@ -4,6 +4,7 @@
 #include "broker/dispatch.h"
 #include "broker/lease.h"
 #include "broker/listing.h"
+#include "broker/tier.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -28,30 +29,30 @@ static int page_add(struct page *page, const void *rec, size_t bytes)
 
 static struct crn_entry_rec entry_rec(const struct crn_entry *e, uint64_t now)
 {
-    const struct crn_body *body = e->body;
+    const struct crn_tier_brief brief = crn_tier_brief(e);
     struct crn_entry_rec rec = {
         .entry = e->id,
         .parent = e->parent != NULL ? e->parent->id : 0,
-        .bytes = body->bytes,
-        .resident_bytes = body->bytes,
-        .allocated_bytes = body->allocated_bytes,
+        .bytes = brief.bytes,
+        .resident_bytes = brief.resident_bytes,
+        .allocated_bytes = brief.allocated_bytes,
         .age_ns = now - e->created_ns,
         .idle_ns = now - e->used_ns,
         .hits = e->hits,
         .producer = e->producer->digest,
         .start = e->start,
         .n_tokens = e->n_tokens,
-        .leases = body->leases,
+        .leases = brief.leases,
         .generation = (uint32_t)(e->id >> CRN_ENTRY_SLOT_BITS),
-        .n_layers = body->n_layers,
-        .n_states = body->n_states,
+        .n_layers = (uint16_t)e->producer->shape.n_layers,
+        .n_states = brief.n_states,
         .n_kv_heads = (uint16_t)e->producer->shape.n_kv_heads,
         .head_dim = (uint16_t)e->producer->shape.head_dim,
         .hidden = e->producer->shape.hidden,
         .pyramid = e->pyramid,
         .pinned = e->pinned,
-        .dtype = body->kv[0]->dtype,
-        .tier = body->kv[0]->tier,
+        .dtype = brief.dtype,
+        .tier = brief.tier,
     };
     snprintf(rec.label, sizeof rec.label, "%s", e->producer->label);
     return rec;

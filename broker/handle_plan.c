@@ -126,6 +126,8 @@ static int store(struct crn_space *space, struct crn_plan *plan)
     int status = crn_plans_add(&space->plans, plan);
     if (status != 0)
         crn_plan_destroy(plan);
+    else
+        crn_tier_plan_added(space, plan);
     return status;
 }
 
@@ -255,7 +257,11 @@ int crn_handle_plan_get(struct crn_call *call)
 int crn_handle_plan_drop(struct crn_call *call)
 {
     uint64_t id = call->in->plan_drop.plan;
-    int status = crn_plans_drop(&call->session->space->plans, id);
+    struct crn_space *space = call->session->space;
+    const struct crn_plan *plan = crn_plans_find(&space->plans, id);
+    if (plan != NULL)
+        crn_tier_plan_dropped(space, plan);
+    int status = crn_plans_drop(&space->plans, id);
     return status == 0 ? 0
                        : crn_call_fail(call, status, "no plan %llu", (unsigned long long)id);
 }

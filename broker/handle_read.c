@@ -7,6 +7,7 @@
 #include "broker/lease.h"
 #include "broker/listing.h"
 #include "broker/match.h"
+#include "broker/tier.h"
 
 #include <string.h>
 
@@ -87,7 +88,7 @@ static struct crn_bytes path_recs(struct crn_call *call, const struct crn_path *
                                         .reason = part->reason,
                                         .pyramid = e->pyramid,
                                         .producer = e->producer->digest,
-                                        .resident_bytes = e->body->bytes,
+                                        .resident_bytes = crn_tier_brief(e).resident_bytes,
                                         .bytes = e->body->bytes};
     }
     return (struct crn_bytes){recs, path->n * (uint32_t)sizeof *recs};
@@ -179,6 +180,7 @@ static void count_attach(struct crn_session *s, const struct crn_path *path,
     }
     for (uint32_t i = 0; i < l->n; i++) {
         CRN_ADD(stats, hits_device_total, l->payloads[i]->tier == CAIRN_TIER_DEVICE);
+        CRN_ADD(stats, hits_nvme_total, l->payloads[i]->tier == CAIRN_TIER_NVME);
         CRN_ADD(stats, hits_host_total, l->payloads[i]->tier == CAIRN_TIER_HOST);
     }
     s->hits++;
@@ -226,6 +228,12 @@ int crn_handle_attach(struct crn_call *call)
         return crn_call_fail(call, status, "attach: %u leases are held, release some",
                              s->n_leases);
     count_attach(s, &path, lease, &listing);
+    status = crn_tier_want(s, lease, &path, &listing);
+    if (status != 0) {
+        crn_lease_end(s, lease);
+        return crn_call_fail(call, status, "attach: %u payloads, more than a lease can wait for",
+                             listing.n);
+    }
     answer_attach(call, &path, lease, &listing);
     return 0;
 }

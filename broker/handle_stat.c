@@ -2,6 +2,7 @@
  * looks; totals are kept where things happen. */
 #include "broker/broker.h"
 #include "broker/dispatch.h"
+#include "broker/tier.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,11 +54,14 @@ int crn_handle_stat(struct crn_call *call)
     CRN_GAUGE(stats, uptime_seconds, (crn_now_ns() - b->started_ns) / UINT64_C(1000000000));
     add_sessions(b, space, stats);
     add_memory(space, stats);
+    crn_tier_gauges(space, stats);
     int n = snprintf(notes, 256, "payload memory: %s\ncopy threads: %llu", b->mem->name,
                      (unsigned long long)b->config->copy_threads);
     struct crn_msg_stats *out = &call->out.stats;
     out->counters = (struct crn_bytes){stats->v, sizeof stats->v};
     out->device = (struct crn_bytes){b->mem->name, (uint32_t)strlen(b->mem->name)};
+    const char *io = crn_tier_text(space->tier);
+    out->io = (struct crn_bytes){io, (uint32_t)strlen(io)};
     out->version = (struct crn_bytes){CAIRN_VERSION, sizeof CAIRN_VERSION - 1};
     out->space = (struct crn_bytes){space->options.name, (uint32_t)strlen(space->options.name)};
     out->notes = (struct crn_bytes){notes, (uint32_t)n};

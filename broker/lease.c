@@ -3,6 +3,7 @@
 #include "broker/lease.h"
 
 #include "broker/session.h"
+#include "broker/tier.h"
 #include "ipc/log.h"
 
 #include <errno.h>
@@ -85,6 +86,7 @@ int crn_lease_find(const struct crn_session *session, uint64_t id, struct crn_le
 
 void crn_lease_end(struct crn_session *session, struct crn_lease *lease)
 {
+    crn_tier_unwant(lease);
     crn_control_end_lease(crn_control_slot_at(&session->control, lease->slot));
     session->leases[lease->slot] = NULL;
     session->n_leases--;

@@ -34,7 +34,7 @@ static int add(struct crn_listing *l, struct crn_payload *p, uint32_t path_index
         return CAIRN_E_TOO_BIG;
     struct crn_payload_rec rec = {.off = p->off,
                                   .bytes = p->bytes,
-                                  .arena = p->arena->id,
+                                  .arena = p->arena != NULL ? p->arena->id : 0,
                                   .counts = add_counts(l, p),
                                   .layer = p->layer,
                                   .path_index = (uint8_t)path_index,

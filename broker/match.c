@@ -14,6 +14,7 @@
  * producer than the first one's end it as well. */
 #include "broker/match.h"
 
+#include "broker/tier.h"
 #include "ipc/hash.h"
 #include "ipc/wire.h"
 
@@ -133,6 +134,8 @@ static int path_to(struct crn_entry *leaf, uint32_t usable, struct crn_path *out
     *out_path = (struct crn_path){.n = n};
     uint32_t end = leaf->start + usable;
     for (struct crn_entry *e = leaf; e != NULL; e = e->parent) {
+        if (crn_tier_warm(e) != 0)
+            return CAIRN_E_MISS;
         out_path->parts[--n] = (struct crn_part){.entry = e, .usable = end - e->start};
         end = e->start;
     }
@@ -164,7 +167,7 @@ static uint32_t agree_in_tail(const struct crn_entry *e, const struct crn_query 
 {
     uint32_t from = q->n_hashes * CHUNK;
     if (e->start > from) {
-        uint32_t above = agree_in_tail(e->parent, q, e->start);
+        uint32_t above = crn_tier_warm(e->parent) == 0 ? agree_in_tail(e->parent, q, e->start) : from;
         if (above < e->start)
             return above;
     }
@@ -228,6 +231,8 @@ static struct crn_path try_entry(const struct crn_space *space, const struct crn
 {
     struct judge j = judge_of(space, q);
     struct crn_path path = {.class_ = CAIRN_CLASS_NONE, .reason = CAIRN_REASON_NO_ENTRY};
+    if (crn_tier_warm(e) != 0)
+        return path;
     uint32_t usable = usable_of(e, q, depth);
     if (usable == 0) {
         path.reason = e->pyramid == CAIRN_PYRAMID_PREFILL ? CAIRN_REASON_WHOLE_ONLY : path.reason;

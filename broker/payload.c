@@ -3,6 +3,7 @@
 #include "broker/payload.h"
 
 #include "broker/space.h"
+#include "broker/tier.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@ int crn_payload_create(struct crn_space *space, const struct crn_payload_spec *s
         free(p);
         return status;
     }
+    p->space = space;
     p->off = (uint64_t)p->extent.first * CRN_GRANULE_BYTES;
     p->bytes = spec->bytes;
     p->refs = 1;
@@ -45,8 +47,11 @@ void crn_payload_drop(struct crn_payload *p)
 {
     if (p == NULL || --p->refs > 0)
         return;
-    p->arena->space->payload_bytes -= p->bytes;
-    crn_space_free(p->arena, &p->extent);
+    if (p->arena != NULL) {
+        p->space->payload_bytes -= p->bytes;
+        crn_space_free(p->arena, &p->extent);
+    }
+    crn_tier_dropped(p);
     free(p);
 }
 

@@ -8,6 +8,7 @@
 #define CRN_BROKER_PAYLOAD_H
 
 #include "broker/extent.h"
+#include "broker/store.h"
 #include "ipc/cairn_types.h"
 #include "ipc/layout.h"
 
@@ -15,14 +16,21 @@
 
 struct crn_space;
 struct crn_arena;
+struct crn_tier_move;
 
 struct crn_payload {
-    struct crn_arena *arena;
+    struct crn_space *space;
+    struct crn_arena *arena; /* NULL: not in memory */
     struct crn_extent extent;
     uint64_t off, bytes; /* in the arena */
     uint64_t checksum;
     uint32_t refs;       /* bodies and plans */
     uint32_t leases;     /* leases that read it */
+    struct crn_place place;     /* on NVMe; bytes 0: none */
+    struct crn_tier_move *move; /* on its way; NULL */
+    uint64_t used_ns;           /* last attach that asked for it */
+    uint8_t state;              /* enum crn_tier_state (tier.h) */
+    uint8_t recorded;           /* a catalogue record may name its place */
     uint16_t layer;
     uint16_t wide;
     uint8_t kind;        /* enum crn_payload_kind */
@@ -49,7 +57,7 @@ int crn_payload_create(struct crn_space *space, const struct crn_payload_spec *s
 struct crn_payload *crn_payload_hold(struct crn_payload *p);
 void crn_payload_drop(struct crn_payload *p); /* NULL allowed */
 
-/* Where its bytes are (arena memory the CPU can see). */
+/* Where its bytes are (arena memory the CPU can see); it must be in memory. */
 void *crn_payload_at(const struct crn_payload *p);
 /* Kept rows of a head. */
 uint32_t crn_payload_rows(const struct crn_payload *p, uint32_t head);

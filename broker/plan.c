@@ -70,6 +70,8 @@ static struct crn_plan *unlink_plan(struct crn_plans *plans,
 int crn_plans_add(struct crn_plans *plans, struct crn_plan *plan)
 {
     struct crn_plan *old = unlink_plan(plans, same_choice, plan);
+    if (old != NULL && plan->catalog_id == 0)
+        plan->catalog_id = old->catalog_id; /* its record is overwritten */
     crn_plan_destroy(old);
     if (plans->n >= CRN_MAX_PLANS)
         return CAIRN_E_FULL;

@@ -16,6 +16,7 @@ struct crn_plan {
     struct crn_budget_rec *budgets; /* [rec.n_budgets] */
     char *info;
     struct crn_payload *map; /* NULL: none */
+    uint64_t catalog_id;     /* 0: not on NVMe */
 };
 
 struct crn_plans {

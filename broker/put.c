@@ -7,7 +7,9 @@
 #include "broker/put.h"
 
 #include "broker/broker.h"
+#include "broker/crash.h"
 #include "broker/gather.h"
+#include "broker/tier.h"
 #include "ipc/hash.h"
 #include "ipc/log.h"
 
@@ -166,6 +168,10 @@ static int from_entry(struct put_job *j)
         p = crn_body_state(d->replaces->body, (uint32_t)m->layer);
     if (p == NULL)
         return FAIL(j, CAIRN_E_MISS, "the entry has no such payload");
+    if (p->state != CRN_RESIDENT && p->state != CRN_SPILLING) {
+        crn_tier_restore(d->replaces, NULL, NULL);
+        return FAIL(j, CAIRN_E_BUSY, "that payload is on NVMe; it is being restored, try again");
+    }
     j->source_body = d->replaces->body;
     j->source = crn_payload_at(p);
     j->src_dtype = p->dtype;
@@ -429,6 +435,7 @@ static void done(struct crn_job *job, int status)
 {
     struct put_job *j = (struct put_job *)job;
     struct crn_draft *d = j->draft;
+    CRN_CRASH("publish-put");
     j->payload->checksum = j->checksum;
     j->payload->dtype = (uint8_t)j->dst_dtype;
     d->broken |= status != 0;

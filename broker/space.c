@@ -5,6 +5,8 @@
  * First detector of "full": the one log line about it is written here, at most one a second. */
 #include "broker/space.h"
 
+#include "broker/tier.h"
+
 #include "ipc/chan.h"
 #include "ipc/hash.h"
 #include "ipc/log.h"
@@ -97,16 +99,20 @@ static int fits_some_arena(const struct crn_space *space, uint64_t need)
     return 0;
 }
 
-static int make_room(struct crn_space *space)
+/* Down a tier if there is one, else out. */
+static int make_room(struct crn_space *space, uint64_t bytes)
 {
+    if (crn_tier_make_room(space, bytes))
+        return 0;
     struct crn_entry *victim = crn_evict_victim(space, &crn_evict_cost, crn_now_ns());
     if (victim == NULL)
         return CAIRN_E_FULL;
     CRN_COUNT(&space->stats, evicted_total);
-    CRN_ADD(&space->stats, evicted_bytes_total, victim->body->bytes);
+    uint64_t victim_bytes = crn_tier_brief(victim).bytes;
+    CRN_ADD(&space->stats, evicted_bytes_total, victim_bytes);
     crn_log(CRN_LOG_DEBUG, "namespace %s: entry %llx evicted, %u tokens, %llu bytes",
             space->options.name, (unsigned long long)victim->id, victim->n_tokens,
-            (unsigned long long)victim->body->bytes);
+            (unsigned long long)victim_bytes);
     crn_space_remove(space, victim);
     return 0;
 }
@@ -122,8 +128,8 @@ static void tell_full(struct crn_space *space, uint64_t bytes)
             space->options.name, (unsigned long long)bytes);
 }
 
-int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
-                    struct crn_extent *out_extent)
+int crn_space_alloc_plain(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                          struct crn_extent *out_extent)
 {
     uint32_t n = crn_arena_granules(bytes);
     uint64_t need = (uint64_t)n * CRN_GRANULE_BYTES;
@@ -132,11 +138,17 @@ int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **
     int status = alloc_in_arenas(space, n, out_arena, out_extent);
     if (status != 0 && grow(space, need) == 0)
         status = alloc_in_arenas(space, n, out_arena, out_extent);
-    if (status != 0 && !fits_some_arena(space, need))
-        return CAIRN_E_TOO_BIG;
-    while (status != 0 && make_room(space) == 0)
+    return status != 0 && !fits_some_arena(space, need) ? CAIRN_E_TOO_BIG : status;
+}
+
+int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                    struct crn_extent *out_extent)
+{
+    uint32_t n = crn_arena_granules(bytes);
+    int status = crn_space_alloc_plain(space, bytes, out_arena, out_extent);
+    while (status == CAIRN_E_FULL && make_room(space, bytes) == 0)
         status = alloc_in_arenas(space, n, out_arena, out_extent);
-    if (status != 0)
+    if (status == CAIRN_E_FULL)
         tell_full(space, bytes);
     return status;
 }
@@ -204,6 +216,7 @@ int crn_space_insert(struct crn_space *space, struct crn_entry *e)
 
 void crn_space_remove(struct crn_space *space, struct crn_entry *e)
 {
+    crn_tier_removed(e);
     for (uint32_t i = 0; i < e->n_nodes; i++)
         crn_index_remove(&space->index, &e->nodes[i]);
     if (e->parent != NULL)
@@ -236,7 +249,8 @@ struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn
 {
     const struct crn_chunk *c = NULL;
     while ((c = crn_index_next(&space->index, last_hash, c)) != NULL) {
-        if (crn_entry_last_hash(c->entry) == last_hash && crn_entry_serves(c->entry, spec))
+        if (crn_entry_last_hash(c->entry) == last_hash && crn_tier_warm(c->entry) == 0 &&
+            crn_entry_serves(c->entry, spec))
             return c->entry;
     }
     return NULL;
@@ -249,7 +263,7 @@ uint32_t crn_space_evict_all(struct crn_space *space, uint64_t *out_bytes)
     struct crn_entry *e;
     while ((e = crn_evict_victim(space, &crn_evict_cost, crn_now_ns())) != NULL) {
         n++;
-        bytes += e->body->bytes;
+        bytes += crn_tier_brief(e).bytes;
         crn_space_remove(space, e);
     }
     *out_bytes = bytes;

@@ -30,6 +30,8 @@ struct crn_space_options {
     const struct crn_mem_ops *mem;
 };
 
+struct crn_tier;
+
 struct crn_space {
     struct crn_space_options options;
     struct crn_arena *arenas;
@@ -41,6 +43,7 @@ struct crn_space {
     struct crn_plans plans;
     struct crn_model *models;
     uint32_t n_models;
+    struct crn_tier *tier; /* below the arenas; NULL: none */
     struct crn_stats stats;
 };
 
@@ -52,6 +55,9 @@ void crn_space_close(struct crn_space *space);
  * fails   CAIRN_E_FULL when eviction found nothing, CAIRN_E_TOO_BIG, -ENOMEM */
 int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
                     struct crn_extent *out_extent);
+/* The same without dropping anything to make room. */
+int crn_space_alloc_plain(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                          struct crn_extent *out_extent);
 void crn_space_free(struct crn_arena *arena, const struct crn_extent *extent);
 struct crn_arena *crn_space_arena(const struct crn_space *space, uint64_t id); /* NULL: not of this space */
 

@@ -11,6 +11,7 @@
 
 #include "broker/spill_format.h"
 #include "broker/store_alloc.h"
+#include "ipc/hash.h"
 #include "ipc/log.h"
 
 #include <errno.h>
@@ -303,6 +304,30 @@ int crn_store_free(struct crn_store *st, const struct crn_place *place)
     if (!to_granules(st, place, &first, &n))
         return CAIRN_E_STALE;
     return crn_store_alloc_free(st->files[place->file].alloc, first, n);
+}
+
+int crn_store_check(const struct crn_store *st, const struct crn_place *place, uint64_t bytes, uint64_t checksum)
+{
+    void *mem;
+    uint64_t want = (place->bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN, got = 0;
+    if (posix_memalign(&mem, CRN_SPILL_ALIGN, want) != 0)
+        return -ENOMEM;
+    int status = 0;
+    while (got < want && status == 0) {
+        ssize_t n = pread(st->files[place->file].fd, (char *)mem + got, want - got, (off_t)(place->off + got));
+        if (n < 0 && errno != EINTR)
+            status = -errno;
+        else if (n == 0)
+            status = -ENODATA;
+        else
+            got += n > 0 ? (uint64_t)n : 0;
+    }
+    if (status == 0 && crn_hash64(mem, bytes) != checksum)
+        status = CAIRN_E_CORRUPT;
+    if (status != 0)
+        failed(&st->files[place->file], "check", status);
+    free(mem);
+    return status;
 }
 
 uint32_t crn_store_files(const struct crn_store *st)

@@ -47,6 +47,10 @@ int crn_store_reserve(struct crn_store *st, const struct crn_place *place);
 /* Once its removal is durable. CAIRN_E_STALE when it is free already. */
 int crn_store_free(struct crn_store *st, const struct crn_place *place);
 
+/* Reads an extent by itself, beside the engine, and compares it; for verification. Any thread, blocks.
+ * fails   CAIRN_E_CORRUPT, -errno, -ENOMEM */
+int crn_store_check(const struct crn_store *st, const struct crn_place *place, uint64_t bytes, uint64_t checksum);
+
 uint32_t crn_store_files(const struct crn_store *st);
 const char *crn_store_path(const struct crn_store *st, uint32_t file);
 struct cairn_digest crn_store_uuid(const struct crn_store *st, uint32_t file);

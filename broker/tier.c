@@ -1,0 +1,650 @@
+/* Moving payloads.
+ *
+ * A move owns the transfer of one payload and holds a reference on it, so neither its memory nor its place can go while the kernel
+ * works on them. Attaches on a payload that is on its way share the one move: each leaves a wait (control page slot and word),
+ * and all words are set when it ends. A move that fails down leaves the payload as it was; one that fails up sets FAILED and
+ * dooms the entry, because what a checksum refused once must not be asked for again.
+ *
+ * Memory is given back only when nobody reads it: no lease on the payload, no draft that may copy from its entry, no other holder
+ * of its body. Places are given back through limbo when a catalogue record may still name them: the removal must be durable
+ * before the extent is overwritten (crn_tier_dropped). */
+#include "broker/tier_impl.h"
+
+#include "broker/crash.h"
+#include "broker/session.h"
+#include "ipc/chan.h"
+#include "ipc/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define PAUSE_NS UINT64_C(5000000000)
+#define ROOM_WAIT_NS UINT64_C(2000000000)
+#define ROOM_BYTES (UINT64_C(8) << 20) /* made at a time, at most */
+#define WAIT_MS 100
+#define COOL_EVERY_NS UINT64_C(1000000000)
+
+/* ---- the state machine ---- */
+
+static void move_to(struct crn_payload *p, enum crn_tier_state to)
+{
+    static const uint8_t allowed[] = {
+        [CRN_RESIDENT] = 1u << CRN_SPILLING | 1u << CRN_SPILLED,
+        [CRN_SPILLING] = 1u << CRN_RESIDENT | 1u << CRN_SPILLED,
+        [CRN_SPILLED] = 1u << CRN_RESTORING,
+        [CRN_RESTORING] = 1u << CRN_RESIDENT | 1u << CRN_SPILLED,
+    };
+    if ((allowed[p->state] & 1u << to) == 0)
+        crn_log(CRN_LOG_ERROR, "tier: payload of layer %u: illegal step %u -> %u", p->layer, p->state, (unsigned)to);
+    else
+        p->state = (uint8_t)to;
+}
+
+bool crn_tier_clean(const struct crn_payload *p)
+{
+    return p->state == CRN_RESIDENT && p->place.bytes > 0;
+}
+
+bool crn_tier_idle(const struct crn_payload *p)
+{
+    return p->leases == 0 && p->refs == 1u + (p->move != NULL) && p->kind != CRN_PAYLOAD_TOKENS &&
+           p->kind != CRN_PAYLOAD_BLOB;
+}
+
+static uint64_t io_bytes(const struct crn_payload *p)
+{
+    return p->bytes > 0 ? p->bytes : 1; /* a layer may keep no rows */
+}
+
+static void give_memory_back(struct crn_payload *p)
+{
+    p->space->payload_bytes -= p->bytes;
+    crn_space_free(p->arena, &p->extent);
+    p->arena = NULL;
+    p->extent = (struct crn_extent){0, 0, 0};
+    p->off = 0;
+}
+
+/* RESIDENT or SPILLING -> SPILLED. */
+static void let_go(struct crn_payload *p)
+{
+    move_to(p, CRN_SPILLED);
+    give_memory_back(p);
+    p->tier = CAIRN_TIER_NVME;
+}
+
+bool crn_tier_release(struct crn_payload *p)
+{
+    if (!crn_tier_clean(p) || p->move != NULL || !crn_tier_idle(p))
+        return false;
+    let_go(p);
+    return true;
+}
+
+/* ---- orders, waits, moves ---- */
+
+void crn_tier_order_end(struct crn_tier_order *order, int status)
+{
+    if (order == NULL)
+        return;
+    order->status = order->status == 0 ? status : order->status;
+    if (--order->n > 0)
+        return;
+    if (order->done != NULL)
+        order->done(order->ctx, order->status);
+    free(order);
+}
+
+static struct crn_tier_move *move_new(struct crn_entry *e, struct crn_payload *p, uint32_t op, struct crn_tier_order *order)
+{
+    struct crn_tier_move *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        return NULL;
+    m->io = (struct crn_spill_io){.op = op,
+                                  .file = p->place.file,
+                                  .off = p->place.off,
+                                  .bytes = io_bytes(p),
+                                  .mem = crn_payload_at(p),
+                                  .checksum = p->checksum,
+                                  .check = op == CRN_SPILL_READ && p->bytes > 0,
+                                  .owner = m};
+    m->payload = crn_payload_hold(p);
+    m->entry = e->id;
+    m->order = order;
+    if (order != NULL)
+        order->n++;
+    p->move = m;
+    e->space->tier->n_moves++;
+    return m;
+}
+
+static void move_free(struct crn_tier *t, struct crn_tier_move *m, int status)
+{
+    t->n_moves--;
+    m->payload->move = NULL;
+    crn_payload_drop(m->payload);
+    crn_tier_order_end(m->order, status);
+    free(m);
+}
+
+static bool add_wait(struct crn_tier_move *m, struct crn_lease *lease, struct crn_control_slot *slot, uint32_t word)
+{
+    struct crn_tier_wait *w = malloc(sizeof *w);
+    if (w == NULL)
+        return false;
+    *w = (struct crn_tier_wait){m->waits, lease, slot, word};
+    m->waits = w;
+    return true;
+}
+
+static void wake_all(struct crn_tier_move *m, enum crn_progress value)
+{
+    while (m->waits != NULL) {
+        struct crn_tier_wait *w = m->waits;
+        m->waits = w->next;
+        crn_control_set(w->slot, w->word, value);
+        free(w);
+    }
+}
+
+/* ---- down ---- */
+
+int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, bool release, struct crn_tier_order *order)
+{
+    struct crn_tier *t = e->space->tier;
+    if (p->state != CRN_RESIDENT || p->place.bytes > 0 || p->move != NULL)
+        return CAIRN_E_STATE;
+    int status = crn_store_take(t->store, io_bytes(p), &p->place);
+    if (status != 0)
+        return status;
+    struct crn_tier_move *m = move_new(e, p, CRN_SPILL_WRITE, order);
+    if (m == NULL) {
+        crn_store_free(t->store, &p->place);
+        p->place.bytes = 0;
+        return -ENOMEM;
+    }
+    m->release = release;
+    move_to(p, CRN_SPILLING);
+    t->down_bytes += p->bytes;
+    crn_spill_submit(crn_store_spill(t->store), &m->io); /* aligned by construction */
+    return 0;
+}
+
+/* A bad extent stays in use until the next start; the next one is written elsewhere. */
+static void spill_failed(struct crn_tier *t, struct crn_payload *p, int status)
+{
+    if (status != -EIO)
+        crn_store_free(t->store, &p->place);
+    p->place = (struct crn_place){0};
+    t->paused_until_ns = crn_now_ns() + PAUSE_NS;
+    CRN_COUNT(&p->space->stats, io_error_total);
+    move_to(p, CRN_RESIDENT);
+}
+
+static void spill_ended(struct crn_tier *t, struct crn_tier_move *m)
+{
+    struct crn_payload *p = m->payload;
+    struct crn_space *space = p->space;
+    struct crn_entry *e;
+    int status = m->io.result;
+    uint64_t entry = m->entry;
+    t->down_bytes -= p->bytes;
+    CRN_CRASH("spill-written");
+    if (status != 0) {
+        spill_failed(t, p, status);
+    } else {
+        CRN_COUNT(&space->stats, spilled_total);
+        CRN_ADD(&space->stats, spilled_bytes_total, p->bytes);
+        if (m->release && crn_tier_idle(p))
+            let_go(p);
+        else
+            move_to(p, CRN_RESIDENT);
+    }
+    if (status == 0 && crn_entries_find(&space->entries, entry, &e) == 0)
+        crn_tier_persist(t, e, m->order);
+    move_free(t, m, status);
+}
+
+/* ---- up ---- */
+
+static int take_memory(struct crn_payload *p)
+{
+    int status = crn_space_alloc(p->space, p->bytes, &p->arena, &p->extent);
+    if (status != 0)
+        return status;
+    p->off = (uint64_t)p->extent.first * CRN_GRANULE_BYTES;
+    p->space->payload_bytes += p->bytes;
+    return 0;
+}
+
+int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order)
+{
+    struct crn_tier *t = e->space->tier;
+    if (p->state != CRN_SPILLED || p->move != NULL)
+        return CAIRN_E_STATE;
+    int status = take_memory(p);
+    if (status != 0)
+        return status;
+    struct crn_tier_move *m = move_new(e, p, CRN_SPILL_READ, order);
+    if (m == NULL) {
+        give_memory_back(p);
+        return -ENOMEM;
+    }
+    move_to(p, CRN_RESTORING);
+    CRN_CRASH("restore-started");
+    crn_spill_submit(crn_store_spill(t->store), &m->io);
+    return 0;
+}
+
+static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
+{
+    struct crn_payload *p = m->payload;
+    struct crn_space *space = p->space;
+    int status = m->io.result;
+    CRN_CRASH("restore-read");
+    if (status == 0) {
+        move_to(p, CRN_RESIDENT);
+        p->tier = CAIRN_TIER_HOST;
+        CRN_COUNT(&space->stats, restored_total);
+        CRN_ADD(&space->stats, restored_bytes_total, p->bytes);
+        wake_all(m, CRN_PROGRESS_READY);
+        move_free(t, m, 0);
+        return;
+    }
+    CRN_COUNT(&space->stats, restore_failed_total);
+    if (status == CAIRN_E_CORRUPT)
+        CRN_COUNT(&space->stats, corrupt_total);
+    else
+        CRN_COUNT(&space->stats, io_error_total);
+    move_to(p, CRN_SPILLED);
+    give_memory_back(p);
+    uint64_t entry = m->entry;
+    wake_all(m, CRN_PROGRESS_FAILED);
+    move_free(t, m, status);
+    crn_tier_doom(space, entry);
+}
+
+/* What cannot be read must not be found. Children cannot be used without it. */
+void crn_tier_doom(struct crn_space *space, uint64_t id)
+{
+    struct crn_entry *e;
+    if (crn_entries_find(&space->entries, id, &e) != 0)
+        return;
+    e->broken = true;
+    space->tier->dropped++;
+    crn_log(CRN_LOG_WARN, "entry %" PRIx64 ": a payload cannot be read back: the entry is dropped", id);
+}
+
+static void sweep_broken(struct crn_space *space)
+{
+    uint32_t slot = 0;
+    for (struct crn_entry *e = crn_entries_walk(&space->entries, 0, &slot); e != NULL;
+         e = crn_entries_walk(&space->entries, slot + 1, &slot)) {
+        if (e->broken && e->n_drafts == 0)
+            crn_space_remove_tree(space, e);
+    }
+}
+
+/* ---- attach ---- */
+
+/* One payload of a listing. word: the one to use when it is not there yet. */
+static bool want_one(struct crn_session *s, struct crn_lease *lease, const struct crn_path *path,
+                     struct crn_payload *p, struct crn_payload_rec *rec, uint32_t word)
+{
+    struct crn_control_slot *slot = crn_control_slot_at(&s->control, lease->slot);
+    p->used_ns = crn_now_ns();
+    if (p->state == CRN_RESIDENT || p->state == CRN_SPILLING)
+        return false;
+    rec->word = (uint16_t)word;
+    rec->tier = CAIRN_TIER_NVME;
+    int status = 0;
+    if (p->state == CRN_SPILLED)
+        status = crn_tier_start_restore(path->parts[rec->path_index].entry, p, NULL);
+    if (status != 0 || !add_wait(p->move, lease, slot, word)) {
+        CRN_COUNT(&s->space->stats, restore_failed_total);
+        crn_control_set(slot, word, CRN_PROGRESS_FAILED);
+    }
+    rec->arena = p->arena != NULL ? p->arena->id : 0;
+    rec->off = p->off;
+    return true;
+}
+
+int crn_tier_want(struct crn_session *s, struct crn_lease *lease, const struct crn_path *path, struct crn_listing *l)
+{
+    struct crn_control_slot *slot = crn_control_slot_at(&s->control, lease->slot);
+    uint32_t n = 0, word = 0;
+    for (uint32_t i = 0; i < l->n; i++)
+        n += l->payloads[i]->state == CRN_SPILLED || l->payloads[i]->state == CRN_RESTORING;
+    if (n > CRN_CONTROL_WORDS)
+        return CAIRN_E_TOO_BIG;
+    crn_control_begin_lease(slot, n);
+    for (uint32_t i = 0; n > 0 && i < l->n; i++)
+        word += want_one(s, lease, path, l->payloads[i], &l->recs[i], word);
+    uint64_t now = crn_now_ns();
+    for (uint32_t i = 0; n == 0 && i < l->n; i++)
+        l->payloads[i]->used_ns = now;
+    return 0;
+}
+
+void crn_tier_unwant(struct crn_lease *lease)
+{
+    for (uint32_t i = 0; i < lease->n_payloads; i++) {
+        struct crn_tier_move *m = lease->payloads[i]->move;
+        struct crn_tier_wait **at = m != NULL ? &m->waits : NULL;
+        while (at != NULL && *at != NULL) {
+            struct crn_tier_wait *w = *at;
+            if (w->lease != lease) {
+                at = &w->next;
+                continue;
+            }
+            *at = w->next;
+            free(w);
+        }
+    }
+}
+
+/* ---- orders of people ---- */
+
+struct order_ctx {
+    struct crn_entry *e;
+    struct crn_tier_order *order;
+    uint32_t first, last;
+    int status;
+};
+
+static void order_down(void *ctx, struct crn_payload *p)
+{
+    struct order_ctx *o = ctx;
+    bool layer = p->kind == CRN_PAYLOAD_KV && p->layer >= o->first && p->layer <= o->last;
+    bool whole = o->first == 0 && o->last >= o->e->body->n_layers - 1u;
+    if (p->kind == CRN_PAYLOAD_TOKENS || (!layer && !(whole && p->kind == CRN_PAYLOAD_STATE)))
+        return;
+    if (crn_tier_release(p) || p->state != CRN_RESIDENT || p->place.bytes > 0)
+        return;
+    int status = crn_tier_start_spill(o->e, p, true, o->order);
+    o->status = o->status == 0 ? status : o->status;
+}
+
+static void order_up(void *ctx, struct crn_payload *p)
+{
+    struct order_ctx *o = ctx;
+    if (p->state != CRN_SPILLED)
+        return;
+    int status = crn_tier_start_restore(o->e, p, o->order);
+    o->status = o->status == 0 ? status : o->status;
+}
+
+static int give_order(struct crn_entry *e, struct order_ctx *o, void (*each)(void *, struct crn_payload *),
+                      crn_tier_done *done, void *ctx)
+{
+    if (e->space->tier == NULL)
+        return CAIRN_E_UNSUPPORTED;
+    o->e = e;
+    o->order = calloc(1, sizeof *o->order);
+    if (o->order == NULL)
+        return -ENOMEM;
+    *o->order = (struct crn_tier_order){.n = 1, .done = done, .ctx = ctx};
+    e->n_drafts++; /* room for one payload must not be made by dropping the entry */
+    crn_body_each(e->body, each, o);
+    e->n_drafts--;
+    if (each == order_down)
+        crn_tier_persist(e->space->tier, e, o->order);
+    crn_tier_persist_step(e->space->tier);
+    crn_tier_order_end(o->order, o->status);
+    return 0;
+}
+
+int crn_tier_spill(struct crn_entry *e, uint32_t first, uint32_t last, crn_tier_done *done, void *ctx)
+{
+    struct order_ctx o = {.first = first, .last = last};
+    return give_order(e, &o, order_down, done, ctx);
+}
+
+int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx)
+{
+    struct order_ctx o = {.first = 0};
+    return give_order(e, &o, order_up, done, ctx);
+}
+
+/* ---- events ---- */
+
+static void collect_moves(struct crn_tier *t)
+{
+    struct crn_spill_io *io;
+    while ((io = crn_spill_take(crn_store_spill(t->store))) != NULL) {
+        if (io->op == CRN_SPILL_SYNC)
+            crn_tier_synced(t, io);
+        else if (io->op == CRN_SPILL_WRITE)
+            spill_ended(t, io->owner);
+        else
+            restore_ended(t, io->owner);
+    }
+}
+
+static void collect(struct crn_tier *t)
+{
+    struct crn_cat_batch *batch;
+    collect_moves(t);
+    while ((batch = crn_catalog_take(t->catalog)) != NULL)
+        crn_tier_committed(t, batch);
+    crn_tier_persist_step(t);
+}
+
+void crn_tier_collect(struct crn_tier *t)
+{
+    t->turn++;
+    collect(t);
+}
+
+static void write_all_down(void *ctx, struct crn_payload *p)
+{
+    struct crn_entry *e = ctx;
+    if (p->kind != CRN_PAYLOAD_TOKENS)
+        crn_tier_start_spill(e, p, false, NULL);
+}
+
+/* What should be on NVMe and is not: entries published while the store was full or paused. */
+static void balance(struct crn_space *space, bool cool)
+{
+    struct crn_tier *t = space->tier;
+    uint32_t slot = 0;
+    uint64_t limit = space->options.limit_bytes, now = crn_now_ns();
+    uint64_t high = limit / 100 * t->config.high_percent, low = limit / 100 * t->config.low_percent;
+    if (space->used_bytes > high + t->down_bytes && now >= t->paused_until_ns)
+        crn_tier_demote(space, space->used_bytes - t->down_bytes - low);
+    for (struct crn_entry *e = cool ? crn_entries_walk(&space->entries, 0, &slot) : NULL; e != NULL;
+         e = crn_entries_walk(&space->entries, slot + 1, &slot)) {
+        if (e->body == NULL)
+            continue;
+        if (t->config.write_through && !e->durable && now >= t->paused_until_ns && e->n_drafts == 0)
+            crn_body_each(e->body, write_all_down, e);
+        crn_tier_persist(t, e, NULL);
+        crn_tier_cool(e);
+    }
+}
+
+void crn_tier_tick(struct crn_tier *t)
+{
+    if (t == NULL)
+        return;
+    t->turn++;
+    uint64_t now = crn_now_ns();
+    bool cool = now - t->cooled_ns >= COOL_EVERY_NS;
+    t->cooled_ns = cool ? now : t->cooled_ns;
+    for (uint32_t i = 0; i < t->n_spaces; i++) {
+        sweep_broken(&t->spaces[i]);
+        balance(&t->spaces[i], cool);
+    }
+    crn_tier_persist_step(t);
+}
+
+/* Something is under way that may give memory back: payloads going down, entries becoming durable and then cold. */
+static bool busy(const struct crn_tier *t)
+{
+    return t->down_bytes > 0 || t->n_syncs > 0 || t->pending != NULL || t->finished < t->submitted;
+}
+
+static void wait_for_any(const struct crn_tier *t)
+{
+    struct pollfd p[] = {{.fd = crn_tier_store_fd(t), .events = POLLIN}, {.fd = crn_tier_catalog_fd(t), .events = POLLIN}};
+    poll(p, 2, WAIT_MS);
+}
+
+bool crn_tier_make_room(struct crn_space *space, uint64_t bytes)
+{
+    struct crn_tier *t = space->tier;
+    if (t == NULL || t->closing)
+        return false;
+    uint64_t before = space->used_bytes, end = crn_now_ns() + ROOM_WAIT_NS;
+    uint64_t some = space->options.limit_bytes / 16 < ROOM_BYTES ? space->options.limit_bytes / 16 : ROOM_BYTES;
+    crn_tier_cool_all(space);
+    some = bytes > some ? bytes : some;
+    if (space->used_bytes >= before && t->down_bytes < some)
+        crn_tier_demote(space, some - t->down_bytes);
+    while (space->used_bytes >= before && busy(t) && crn_now_ns() < end) {
+        wait_for_any(t);
+        collect(t);
+        crn_tier_cool_all(space);
+    }
+    return space->used_bytes < before;
+}
+
+void crn_tier_published(struct crn_entry *e)
+{
+    struct crn_tier *t = e->space->tier;
+    if (t == NULL)
+        return;
+    CRN_CRASH("publish-visible");
+    if (t->config.write_through)
+        crn_body_each(e->body, write_all_down, e);
+}
+
+/* ---- opening and closing ---- */
+
+static int open_catalog(struct crn_tier *t)
+{
+    char path[4200];
+    bool damaged;
+    uint32_t at = 0;
+    /* the catalogue lies beside the file that has one already, else beside the first */
+    for (uint32_t i = crn_store_files(t->store); i-- > 0;) {
+        snprintf(path, sizeof path, "%s.catalog", crn_store_path(t->store, i));
+        at = access(path, F_OK) == 0 ? i : at;
+    }
+    snprintf(path, sizeof path, "%s.catalog", crn_store_path(t->store, at));
+    struct crn_catalog_config config = {.path = path, .map_bytes = t->config.catalog_map_bytes};
+    int status = crn_catalog_open(&config, &damaged, &t->catalog);
+    for (uint32_t i = 0; i < crn_store_files(t->store) && status == 0; i++) {
+        struct cairn_digest uuid = crn_store_uuid(t->store, i);
+        status = crn_catalog_file(t->catalog, &uuid, &t->file_ids[i]);
+    }
+    return status;
+}
+
+int crn_tier_open(const struct crn_tier_config *config, struct crn_space *spaces, uint32_t n_spaces,
+                  struct crn_tier **out_tier)
+{
+    struct crn_tier *t = calloc(1, sizeof *t);
+    if (t == NULL)
+        return -ENOMEM;
+    t->config = *config;
+    t->spaces = spaces;
+    t->n_spaces = n_spaces;
+    int status = crn_store_open(&config->store, &t->store);
+    if (status == 0)
+        status = open_catalog(t);
+    for (uint32_t i = 0; i < n_spaces && status == 0; i++)
+        spaces[i].tier = t;
+    if (status == 0)
+        status = crn_tier_recover(t);
+    if (status != 0) {
+        crn_log(CRN_LOG_WARN, "tier: %s: going on without NVMe", cairn_strerror(status));
+        crn_tier_close(t);
+        return status;
+    }
+    crn_log(CRN_LOG_INFO, "tier: %s, %" PRIu64 " MiB; %" PRIu64 " entries came back, %" PRIu64 " dropped",
+            crn_tier_text(t), crn_store_limit_bytes(t->store) >> 20, t->recovered, t->dropped);
+    *out_tier = t;
+    return 0;
+}
+
+void crn_tier_close(struct crn_tier *t)
+{
+    if (t == NULL)
+        return;
+    t->closing = true;
+    while (t->catalog != NULL && (t->n_moves > 0 || busy(t))) {
+        collect(t);
+        if (t->n_moves > 0 || busy(t))
+            wait_for_any(t);
+    }
+    for (uint32_t i = 0; i < t->n_spaces; i++)
+        t->spaces[i].tier = NULL;
+    crn_catalog_close(t->catalog);
+    crn_store_close(t->store);
+    free(t->limbo);
+    free(t);
+}
+
+int crn_tier_store_fd(const struct crn_tier *t)
+{
+    return crn_spill_fd(crn_store_spill(t->store));
+}
+
+int crn_tier_catalog_fd(const struct crn_tier *t)
+{
+    return crn_catalog_fd(t->catalog);
+}
+
+struct crn_store *crn_tier_store(const struct crn_tier *t)
+{
+    return t->store;
+}
+
+const char *crn_tier_text(const struct crn_tier *t)
+{
+    return t == NULL ? "" : crn_spill_text(crn_store_spill(t->store));
+}
+
+void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out)
+{
+    const struct crn_tier *t = space->tier;
+    struct crn_spill_stats stats;
+    if (t == NULL)
+        return;
+    crn_spill_stats(crn_store_spill(t->store), &stats);
+    CRN_GAUGE(out, nvme_limit_bytes, crn_store_limit_bytes(t->store));
+    CRN_GAUGE(out, nvme_used_bytes, crn_store_used_bytes(t->store));
+    CRN_GAUGE(out, spill_queue, stats.write_queue);
+    CRN_GAUGE(out, restore_queue, stats.read_queue);
+    CRN_GAUGE(out, spill_bytes_per_second, stats.write_per_second);
+    CRN_GAUGE(out, restore_bytes_per_second, stats.read_per_second);
+    CRN_GAUGE(out, recovered_entries, t->recovered);
+    CRN_GAUGE(out, dropped_entries, t->dropped);
+}
+
+static void add_brief(void *ctx, struct crn_payload *p)
+{
+    struct crn_tier_brief *b = ctx;
+    bool here = p->state == CRN_RESIDENT || p->state == CRN_SPILLING;
+    b->resident_bytes += here ? p->bytes : 0;
+    b->allocated_bytes += (uint64_t)p->extent.n * CRN_GRANULE_BYTES;
+    b->tier = p->tier > b->tier ? p->tier : b->tier;
+}
+
+struct crn_tier_brief crn_tier_brief(const struct crn_entry *e)
+{
+    struct crn_tier_brief b = {.bytes = e->cold_bytes, .n_states = e->cold_states, .dtype = e->cold_dtype, .tier = CAIRN_TIER_NVME};
+    if (e->body == NULL)
+        return b;
+    b = (struct crn_tier_brief){.bytes = e->body->bytes,
+                                .leases = e->body->leases,
+                                .n_states = e->body->n_states,
+                                .dtype = e->body->kv[0]->dtype};
+    crn_body_each(e->body, add_brief, &b);
+    return b;
+}

@@ -1,0 +1,94 @@
+/* tier - which payloads are in memory, which on NVMe, and how they get from one to the other. Knows entries; the moving is done by
+ * broker/spill.h, the remembering by broker/catalog.h.
+ *
+ *     RESIDENT --spill--> SPILLING --written--> SPILLED      (memory given back)
+ *         ^                  |                     |
+ *         |                  +--written, wanted, or failed--> RESIDENT     (written: clean, memory may go without I/O)
+ *         +-----read------ RESTORING <--attach-----+
+ *                            +--failed--> SPILLED             (its entry is dropped: a miss)
+ *     RESIDENT, clean --pressure--> SPILLED
+ *
+ * One function (move_to in tier.c) makes these steps and refuses all others. An entry whose payloads all have a place on NVMe is
+ * written to the catalogue (files synced first) and survives from then on; once all are SPILLED and nobody uses it, it goes cold:
+ * its body is dropped and loaded again from the catalogue when somebody asks (crn_tier_warm). Loop thread only. */
+#ifndef CRN_BROKER_TIER_H
+#define CRN_BROKER_TIER_H
+
+#include "broker/entry.h"
+#include "broker/lease.h"
+#include "broker/listing.h"
+#include "broker/plan.h"
+#include "broker/space.h"
+#include "broker/stats.h"
+#include "broker/store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum crn_tier_state { CRN_RESIDENT = 0, CRN_SPILLING = 1, CRN_SPILLED = 2, CRN_RESTORING = 3 };
+
+struct crn_tier;
+struct crn_session;
+
+struct crn_tier_config {
+    struct crn_store_config store;
+    uint32_t high_percent, low_percent; /* of a namespace's memory: above high, payloads go down until below low */
+    bool write_through;                 /* every published entry gets its copy on NVMe at once */
+    uint64_t catalog_map_bytes;         /* 0: default */
+};
+
+/* Opens files and catalogue, fills the namespaces with what survived. On failure the broker goes on without: logged.
+ * own     end with crn_tier_close, before the spaces are closed */
+int crn_tier_open(const struct crn_tier_config *config, struct crn_space *spaces, uint32_t n_spaces,
+                  struct crn_tier **out_tier);
+/* Waits for what is under way. NULL is allowed. */
+void crn_tier_close(struct crn_tier *t);
+
+/* Readable when transfers or commits are finished; both lead to crn_tier_collect. */
+int crn_tier_store_fd(const struct crn_tier *t);
+int crn_tier_catalog_fd(const struct crn_tier *t);
+void crn_tier_collect(struct crn_tier *t);
+/* A few times a second: watermarks, entries to let go cold. */
+void crn_tier_tick(struct crn_tier *t);
+
+/* ---- what the rest of the broker tells or asks; tier may be NULL in all of these ---- */
+
+/* The entry's body is there, loaded from the catalogue if need be. Drops nothing to make room.
+ * fails   CAIRN_E_MISS when it cannot be had: then the entry is not usable, and soon gone */
+int crn_tier_warm(struct crn_entry *e);
+/* Restores what the listing names and is not resident, in its order; fills places and progress words of its records, and begins
+ * the lease on the control page. Payloads without a chance are FAILED at once. */
+int crn_tier_want(struct crn_session *session, struct crn_lease *lease, const struct crn_path *path,
+                  struct crn_listing *listing);
+void crn_tier_unwant(struct crn_lease *lease); /* the lease ends */
+void crn_tier_published(struct crn_entry *e);  /* new, or replaced */
+void crn_tier_removed(struct crn_entry *e);    /* about to lose its body for good */
+void crn_tier_dropped(struct crn_payload *p);  /* last reference gone: its place, too */
+/* Memory is short: gives some back, by dropping clean copies, else by spilling and waiting for it a moment. false: nothing. */
+bool crn_tier_make_room(struct crn_space *space, uint64_t bytes);
+
+void crn_tier_plan_added(struct crn_space *space, struct crn_plan *plan);
+void crn_tier_plan_dropped(struct crn_space *space, const struct crn_plan *plan);
+
+/* Called once everything an order started is finished; status: the first failure. */
+typedef void crn_tier_done(void *ctx, int status);
+/* By order of a person: layers first..last down (whole: states and everything, and waits until it is durable), or all back.
+ * Nothing to do calls done at once; done may be NULL. fails CAIRN_E_UNSUPPORTED without a tier, -ENOMEM */
+int crn_tier_spill(struct crn_entry *e, uint32_t first, uint32_t last, crn_tier_done *done, void *ctx);
+int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx);
+
+/* Adds gauges to a namespace's counters. */
+void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out);
+struct crn_store *crn_tier_store(const struct crn_tier *t);
+const char *crn_tier_text(const struct crn_tier *t);
+
+/* How much of an entry is where. Works on cold entries, too. */
+struct crn_tier_brief {
+    uint64_t bytes, resident_bytes, allocated_bytes;
+    uint32_t leases;
+    uint16_t n_states;
+    uint8_t dtype, tier; /* of layer 0; coldest of all */
+};
+struct crn_tier_brief crn_tier_brief(const struct crn_entry *e);
+
+#endif

@@ -1,0 +1,101 @@
+/* tier_impl - what tier.c (moving), tier_catalog.c (remembering) and tier_policy.c (choosing) share. */
+#ifndef CRN_BROKER_TIER_IMPL_H
+#define CRN_BROKER_TIER_IMPL_H
+
+#include "broker/catalog.h"
+#include "broker/tier.h"
+
+/* An order of a person, or nobody's. Counted by moves and persist items. */
+struct crn_tier_order {
+    uint32_t n;
+    int status;
+    crn_tier_done *done;
+    void *ctx;
+};
+
+struct crn_tier_wait {
+    struct crn_tier_wait *next;
+    struct crn_lease *lease;
+    struct crn_control_slot *slot;
+    uint32_t word;
+};
+
+/* A payload on its way. Holds a reference on it. */
+struct crn_tier_move {
+    struct crn_spill_io io; /* first: found back by address */
+    struct crn_payload *payload;
+    uint64_t entry;         /* the entry that asked */
+    bool release;           /* down: the memory is wanted back */
+    struct crn_tier_order *order;
+    struct crn_tier_wait *waits;
+};
+
+/* An entry to be written into the catalogue. */
+struct crn_tier_item {
+    struct crn_tier_item *next;
+    struct crn_space *space;
+    uint64_t entry;
+    uint64_t catalog_id; /* as committed */
+    struct crn_tier_order *order;
+};
+
+/* A batch under way; limbo places wait for its number. */
+struct crn_tier_commit {
+    uint64_t seq;
+    struct crn_tier_item *items;
+};
+
+struct crn_tier_limbo {
+    struct crn_place place;
+    uint64_t seq;
+};
+
+struct crn_tier {
+    struct crn_tier_config config;
+    struct crn_space *spaces;
+    uint32_t n_spaces;
+    struct crn_store *store;
+    struct crn_catalog *catalog;
+    uint16_t file_ids[CRN_SPILL_MAX_FILES]; /* store file -> number in the catalogue */
+    uint32_t n_moves;
+    uint64_t down_bytes; /* being written */
+    struct crn_tier_item *pending, *syncing;
+    struct crn_spill_io syncs[CRN_SPILL_MAX_FILES];
+    uint32_t n_syncs;
+    int sync_status;
+    uint64_t submitted, finished; /* numbers of batches */
+    struct crn_tier_limbo *limbo; /* [n_limbo] of [max_limbo], in order of seq */
+    size_t n_limbo, max_limbo;
+    uint64_t paused_until_ns; /* after a storage error: no demotion */
+    uint64_t told_full_ns, cooled_ns;
+    uint64_t recovered, dropped;
+    uint64_t turn;                /* of the loop: bodies loaded in this one are not dropped in it */
+    bool keep;                    /* no entry may be dropped to make room now */
+    bool closing;
+};
+
+/* tier.c */
+int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, bool release, struct crn_tier_order *order);
+int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order);
+bool crn_tier_release(struct crn_payload *p); /* gives the memory of a clean payload back, when nobody uses it */
+bool crn_tier_clean(const struct crn_payload *p);
+bool crn_tier_idle(const struct crn_payload *p); /* nobody reads its memory */
+void crn_tier_doom(struct crn_space *space, uint64_t entry);
+void crn_tier_order_end(struct crn_tier_order *order, int status);
+
+/* tier_catalog.c */
+int crn_tier_recover(struct crn_tier *t);
+void crn_tier_warm_places(struct crn_entry *e); /* a body without bytes, so that its places can be given back */
+bool crn_tier_all_placed(const struct crn_entry *e);
+/* Puts the entry on the list of those to be committed, when it is ready for it. */
+void crn_tier_persist(struct crn_tier *t, struct crn_entry *e, struct crn_tier_order *order);
+void crn_tier_persist_step(struct crn_tier *t); /* starts a sync when entries wait */
+void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io);
+void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *batch);
+void crn_tier_cool(struct crn_entry *e); /* drops the body of an entry that is wholly on NVMe and unused */
+void crn_tier_cool_all(struct crn_space *space);
+
+/* tier_policy.c */
+uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes); /* bytes that are, or soon will be, free */
+
+#endif
