@@ -45,6 +45,13 @@ static int state_wanted(const struct crn_publish *p, uint32_t layer)
     return 0;
 }
 
+/* States as int8 have groups of 64 channels (ipc/layout.h); other widths are kept as f16. */
+static uint32_t state_dtype(const struct crn_publish *p)
+{
+    int grouped = p->e->weights->shape.hidden % 64 == 0;
+    return p->choice.dtype == CAIRN_I8 && !grouped ? (uint32_t)CAIRN_F16 : p->choice.dtype;
+}
+
 static int on_state(void *ctx, uint32_t layer, const float *h, const int32_t *pos, uint32_t n)
 {
     struct crn_publish *p = ctx;
@@ -54,7 +61,7 @@ static int on_state(void *ctx, uint32_t layer, const float *h, const int32_t *po
     put.layer = layer;
     put.rows = h;
     put.src_dtype = CAIRN_F32;
-    put.dst_dtype = p->choice.dtype;
+    put.dst_dtype = state_dtype(p);
     put.n = n;
     put.pos = pos;
     int status = cairn_put_state(p->draft, &put, cairn_deadline_in(p->timeout_ms));
