@@ -193,6 +193,27 @@ START_TEST(a_run_of_all_layers_is_the_receivers_own_prefill)
 }
 END_TEST
 
+/* What the test above would show if nothing was recomputed. */
+START_TEST(without_a_run_a_sibling_is_not_itself)
+{
+    struct scene s;
+    struct reading shared, own;
+    struct crn_reuse_choice full = { .mode = CRN_REUSE_FULL, .timeout_ms = 10000 };
+    char *text = random_text(150, 4);
+    scene_open(&s, 1, CAIRN_F32, 1);
+    struct crn_ids context = receiver_tokens(&s.r, text);
+    publish(&s, text, "f32", "f32", "off");
+    reading_shared(&shared, &s.r, &context, &full);
+    reading_own(&own, &s.r, &context, NULL);
+    ck_assert_double_gt(reading_difference(&shared, &own), 0.1);
+    reading_end(&own);
+    reading_end(&shared);
+    crn_ids_free(&context);
+    free(text);
+    scene_close(&s);
+}
+END_TEST
+
 START_TEST(a_held_run_of_all_layers_undoes_the_pyramid)
 {
     struct scene s;
@@ -347,7 +368,7 @@ static void check_two_parts(struct scene *s, const struct crn_ids *context, uint
     reading_end(&shared);
 }
 
-static const uint32_t prefixes[] = { 7, 40, 63, 64, 65, 100, 127, 128, 130, 192 };
+static const uint32_t prefixes[] = { 7, 40, 63, 64, 65, 100, 128, 192 };
 #define N_PREFIXES (sizeof prefixes / sizeof *prefixes)
 
 START_TEST(a_longer_context_continues_a_cached_prefix_of_any_length)
@@ -371,7 +392,7 @@ START_TEST(a_longer_context_continues_a_cached_prefix_of_any_length)
 }
 END_TEST
 
-static const uint32_t forks[] = { 20, 63, 64, 65, 100, 127, 129, 191, 225 };
+static const uint32_t forks[] = { 20, 63, 64, 65, 127, 129, 225 };
 #define N_FORKS (sizeof forks / sizeof *forks)
 
 START_TEST(contexts_that_part_share_what_they_have_in_common_to_the_token)
@@ -572,14 +593,15 @@ int main(void)
 {
     const struct run_test tests[] = {
         RUN_LOOP(a_run_of_all_layers_is_the_receivers_own_prefill, N_KINDS),
-        RUN_LOOP(a_held_run_of_all_layers_undoes_the_pyramid, N_SHAPES),
+        RUN_TEST(without_a_run_a_sibling_is_not_itself),
+        RUN_LOOP(a_held_run_of_all_layers_undoes_the_pyramid, 4),
         RUN_LOOP(between_equal_models_every_run_is_the_own_prefill, N_KINDS),
         RUN_LOOP(a_pyramid_that_keeps_everything_is_the_full_cache, N_SHAPES),
         RUN_LOOP(a_longer_context_continues_a_cached_prefix_of_any_length, N_PREFIXES),
         RUN_LOOP(contexts_that_part_share_what_they_have_in_common_to_the_token, N_FORKS),
         RUN_LOOP(compressing_to_everything_changes_nothing, 4),
-        RUN_LOOP(compressing_makes_a_new_entry_and_leaves_old_readers_alone, N_SHAPES),
-        RUN_LOOP(int8_stays_close_to_what_it_stands_for, N_SHAPES),
+        RUN_LOOP(compressing_makes_a_new_entry_and_leaves_old_readers_alone, 4),
+        RUN_LOOP(int8_stays_close_to_what_it_stands_for, 4),
         RUN_LOOP(a_worker_holds_a_context_in_a_quarter_of_its_memory_as_int8, 2),
     };
     return run_suite("exact_models", tests, sizeof tests / sizeof *tests);
