@@ -64,7 +64,9 @@ static int worker_run(void *ctx)
     struct raw_open o;
     struct raw_lease l;
     if (w->attach) {
-        ck_assert_int_eq(raw_attach(p, 1, FAMILY, 64, &l), 0);
+        uint64_t entry;
+        ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
+        ck_assert_int_eq(raw_attach(p, d.salt, FAMILY, 64, &l), 0);
     } else {
         ck_assert_int_eq(raw_open(p, &d, &o), 0);
         ck_assert_int_eq(raw_put(p, &d, &o, CRN_PAYLOAD_KV, 0), 0);
@@ -92,8 +94,8 @@ static pid_t worker_ready(int attach)
 START_TEST(a_publisher_killed_in_its_draft_leaves_nothing)
 {
     start(small);
+    pid_t pid = worker_ready(0); /* before this process has threads */
     struct peer *p = joined(&base);
-    pid_t pid = worker_ready(0);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_drafts), 1);
     ck_assert_uint_gt(peer_counter(p, CRN_COUNTER_used_bytes), 0);
     child_kill(pid);
@@ -110,11 +112,8 @@ END_TEST
 START_TEST(leases_of_a_killed_reader_end_within_a_second)
 {
     start(small);
-    struct peer *p = joined(&base);
-    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
-    uint64_t entry;
-    ck_assert_int_eq(raw_publish(p, &d, &entry), 0);
     pid_t pid = worker_ready(1);
+    struct peer *p = joined(&base);
     ck_assert_uint_eq(peer_counter(p, CRN_COUNTER_leases), 1);
     child_kill(pid);
     ck_assert_uint_lt(await_counter(p, CRN_COUNTER_leases, 0), SECOND);
