@@ -11,6 +11,8 @@
 #include <string.h>
 
 #define MLP_ROWS 1024u
+#define FEW_ROWS 8u   /* tokens up to which stored weights are multiplied as they are */
+#define MAX_RANK 256u /* of all adapters together, for that */
 
 int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights, const struct crn_kernel_ops *ops,
                     const struct crn_exec *exec, uint32_t kv_dtype)
@@ -22,11 +24,15 @@ int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights, con
         return -ENOMEM;
     for (uint32_t i = 0; i < dh / 2; i++)
         e->inv_freq[i] = 1.0f / powf(weights->shape.rope_theta, (float)(2 * i) / (float)dh);
-    return 0;
+    int status = crn_stored_build(weights, &e->stored);
+    if (status != 0)
+        crn_engine_free(e);
+    return status;
 }
 
 void crn_engine_free(struct crn_engine *e)
 {
+    crn_stored_free(&e->stored);
     free(e->inv_freq);
     free(e->scratch);
     free(e->spans);
@@ -83,17 +89,32 @@ static int list_spans(struct crn_engine *e, const struct crn_layer_call *call)
     return 0;
 }
 
+/* out = beta * out + x . W^T, by the stored form when few tokens make memory the limit. */
+static int project(struct crn_engine *e, const float *x, size_t n, const struct crn_matrix *merged,
+                   const struct crn_stored_matrix *stored, float beta, float *out)
+{
+    float low[FEW_ROWS * MAX_RANK];
+    if (n > FEW_ROWS || stored->w.type == 0 || stored->a.rows > MAX_RANK)
+        return e->ops->gemm(&e->exec, x, n, merged, beta, out);
+    int status = e->ops->gemm(&e->exec, x, n, &stored->w, beta, out);
+    if (status != 0 || stored->a.rows == 0)
+        return status;
+    status = e->ops->gemm(&e->exec, x, n, &stored->a, 0.0f, low);
+    return status != 0 ? status : e->ops->gemm(&e->exec, low, n, &stored->b, 1.0f, out);
+}
+
 static int keys_and_values(struct crn_engine *e, const struct crn_layer_call *call, const struct scratch *s)
 {
     const struct crn_model_shape *shape = &e->weights->shape;
     const struct crn_layer_weights *w = &e->weights->layers[call->layer];
+    const struct crn_stored_layer *f = &e->stored.layers[call->layer];
     struct crn_rope rope = { e->inv_freq, shape->head_dim };
     size_t n = call->n, row = (size_t)shape->n_kv_heads * shape->head_dim;
     int status = e->ops->rmsnorm(&e->exec, call->h, w->attn_norm, n, shape->hidden, shape->norm_eps, s->x);
     if (status == 0)
-        status = e->ops->gemm(&e->exec, s->x, n, &w->wk, 0.0f, s->k);
+        status = project(e, s->x, n, &w->wk, &f->wk, 0.0f, s->k);
     if (status == 0)
-        status = e->ops->gemm(&e->exec, s->x, n, &w->wv, 0.0f, s->v);
+        status = project(e, s->x, n, &w->wv, &f->wv, 0.0f, s->v);
     if (status == 0)
         status = e->ops->rope(&e->exec, &rope, call->pos, n, shape->n_kv_heads, s->k);
     for (uint32_t i = 0; i < call->n_segments && status == 0; i++) {
@@ -108,8 +129,9 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
 {
     const struct crn_model_shape *shape = &e->weights->shape;
     const struct crn_layer_weights *w = &e->weights->layers[call->layer];
+    const struct crn_stored_layer *f = &e->stored.layers[call->layer];
     struct crn_rope rope = { e->inv_freq, shape->head_dim };
-    int status = e->ops->gemm(&e->exec, s->x, call->n, &w->wq, 0.0f, s->q);
+    int status = project(e, s->x, call->n, &w->wq, &f->wq, 0.0f, s->q);
     if (status == 0)
         status = e->ops->rope(&e->exec, &rope, call->pos, call->n, shape->n_heads, s->q);
     if (status == 0)
@@ -121,7 +143,7 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
                                .scale = 1.0f / sqrtf((float)shape->head_dim),
                                .spans = e->spans, .n_spans = call->n_spans + call->n_segments };
     status = e->ops->attention(&e->exec, &a, s->att);
-    return status != 0 ? status : e->ops->gemm(&e->exec, s->att, call->n, &w->wo, 1.0f, call->h);
+    return status != 0 ? status : project(e, s->att, call->n, &w->wo, &f->wo, 1.0f, call->h);
 }
 
 /* Queries are a slice of the batch: their rows move to the front, and spans are cut to them. */
@@ -156,17 +178,18 @@ static int mlp(struct crn_engine *e, const struct crn_layer_call *call, const st
 {
     const struct crn_model_shape *shape = &e->weights->shape;
     const struct crn_layer_weights *w = &e->weights->layers[call->layer];
+    const struct crn_stored_layer *f = &e->stored.layers[call->layer];
     int status = e->ops->rmsnorm(&e->exec, call->h, w->ffn_norm, call->n, shape->hidden, shape->norm_eps, s->x);
     for (size_t i = 0; i < call->n && status == 0; i += MLP_ROWS) {
         size_t rows = call->n - i < MLP_ROWS ? call->n - i : MLP_ROWS;
         const float *x = s->x + i * shape->hidden;
-        status = e->ops->gemm(&e->exec, x, rows, &w->w_gate, 0.0f, s->gate);
+        status = project(e, x, rows, &w->w_gate, &f->w_gate, 0.0f, s->gate);
         if (status == 0)
-            status = e->ops->gemm(&e->exec, x, rows, &w->w_up, 0.0f, s->up);
+            status = project(e, x, rows, &w->w_up, &f->w_up, 0.0f, s->up);
         if (status == 0)
             status = e->ops->swiglu(&e->exec, s->gate, s->up, rows * shape->ffn, s->gate);
         if (status == 0)
-            status = e->ops->gemm(&e->exec, s->gate, rows, &w->w_down, 1.0f, call->h + i * shape->hidden);
+            status = project(e, s->gate, rows, &w->w_down, &f->w_down, 1.0f, call->h + i * shape->hidden);
     }
     return status;
 }
@@ -208,5 +231,5 @@ int crn_engine_logits(struct crn_engine *e, const float *h, uint32_t n, float *o
     int status = scratch_for(e, n, &s);
     if (status == 0)
         status = e->ops->rmsnorm(&e->exec, h, e->weights->output_norm, n, shape->hidden, shape->norm_eps, s.x);
-    return status != 0 ? status : e->ops->gemm(&e->exec, s.x, n, &e->weights->output, 0.0f, out_logits);
+    return status != 0 ? status : project(e, s.x, n, &e->weights->output, &e->stored.output, 0.0f, out_logits);
 }

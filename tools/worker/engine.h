@@ -9,6 +9,7 @@
 
 #include "kernels/kernels.h"
 #include "tools/worker/kv.h"
+#include "tools/worker/stored.h"
 #include "tools/worker/weights.h"
 
 #include <stddef.h>
@@ -19,6 +20,7 @@ struct crn_engine {
     const struct crn_weights *weights;
     const struct crn_kernel_ops *ops;
     struct crn_exec exec;
+    struct crn_stored stored; /* weights for few tokens */
     uint32_t kv_dtype; /* of private K and V: f32, f16 or bf16 */
     float *inv_freq;   /* [head_dim / 2] */
     float *scratch;    /* see engine.c */
