@@ -1,4 +1,5 @@
-/* model - a loaded model with an engine, for tests that compute: the real one with its siblings, or small random ones. */
+/* model - a loaded model with an engine, for tests that compute: the real one with its siblings, or
+ * small random ones. */
 #ifndef CRN_TESTS_MODEL_H
 #define CRN_TESTS_MODEL_H
 
@@ -16,10 +17,13 @@ struct test_model {
     struct crn_engine engine;
 };
 
-/* Loads "base", or base with the adapter share/family/NAME.gguf; fails the test on error. kv_dtype: of private KV. */
-void test_model_open(struct test_model *m, const char *name, const char *backend, uint32_t kv_dtype);
+/* Loads "base", or base with the adapter share/family/NAME.gguf; fails the test on error. kv_dtype:
+ * of private KV. */
+void test_model_open(struct test_model *m, const char *name, const char *backend,
+                     uint32_t kv_dtype);
 /* The same for a model file of the test's own. */
-void test_model_open_file(struct test_model *m, const char *path, const char *adapter, const char *backend, uint32_t kv_dtype);
+void test_model_open_file(struct test_model *m, const char *path, const char *adapter,
+                          const char *backend, uint32_t kv_dtype);
 void test_model_close(struct test_model *m);
 
 /* A golden file as JSON; fails the test when it is not there. */

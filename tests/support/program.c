@@ -1,4 +1,5 @@
-/* Runs a program with its outputs in temporary files: no pipe can fill up, and nothing is lost when it dies. */
+/* Runs a program with its outputs in temporary files: no pipe can fill up, and nothing is lost when
+ * it dies. */
 #include "tests/support/program.h"
 
 #include "tests/support/paths.h"
@@ -33,7 +34,7 @@ static char *contents(int fd)
 static int wait_for(pid_t pid, const char *name)
 {
     int status, pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    struct pollfd ended = { pidfd, POLLIN, 0 };
+    struct pollfd ended = {pidfd, POLLIN, 0};
     ck_assert_int_ge(pidfd, 0);
     if (poll(&ended, 1, 120000) != 1) {
         kill(pid, SIGKILL);
@@ -48,7 +49,7 @@ struct program program_run(const char *name, const char *const *arguments)
 {
     enum { MAX = 64 };
     char path[512];
-    char *argv[MAX] = { path };
+    char *argv[MAX] = {path};
     posix_spawn_file_actions_t actions;
     int out = memfd_create("out", 0), err = memfd_create("err", 0);
     pid_t pid;
@@ -62,7 +63,7 @@ struct program program_run(const char *name, const char *const *arguments)
     posix_spawn_file_actions_adddup2(&actions, err, STDERR_FILENO);
     ck_assert_int_eq(posix_spawn(&pid, path, &actions, NULL, argv, environ), 0);
     posix_spawn_file_actions_destroy(&actions);
-    struct program p = { .code = wait_for(pid, name) };
+    struct program p = {.code = wait_for(pid, name)};
     p.out = contents(out);
     p.err = contents(err);
     return p;
@@ -72,7 +73,7 @@ void program_free(struct program *p)
 {
     free(p->out);
     free(p->err);
-    *p = (struct program){ 0 };
+    *p = (struct program){0};
 }
 
 json_t *program_json(const struct program *p, size_t index)

@@ -1,4 +1,5 @@
-/* program - runs a built program (cairn-worker, cairn) to its end in a test, and keeps what it printed. */
+/* program - runs a built program (cairn-worker, cairn) to its end in a test, and keeps what it
+ * printed. */
 #ifndef CRN_TESTS_PROGRAM_H
 #define CRN_TESTS_PROGRAM_H
 
@@ -10,7 +11,8 @@ struct program {
     char *err; /* standard error, terminated */
 };
 
-/* Runs $CRN_BIN/NAME with arguments (NULL-terminated, without argv[0]); fails the test after 120 s. own: program_free */
+/* Runs $CRN_BIN/NAME with arguments (NULL-terminated, without argv[0]); fails the test after 120 s.
+ * own: program_free */
 struct program program_run(const char *name, const char *const *arguments);
 void program_free(struct program *p);
 

@@ -1,4 +1,5 @@
-/* tools/worker: the forward pass equals an independent reference (tests/data/golden/forward.json), at every storage type. */
+/* tools/worker: the forward pass equals an independent reference (tests/data/golden/forward.json),
+ * at every storage type. */
 #include "tests/support/model.h"
 #include "tests/support/run.h"
 
@@ -6,12 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const members[] = { "base", "finder", "clerk" };
-/* bf16: the reference itself is off by 0.076 when only the context's K and V are rounded (docs/decisions.md). */
-static const struct { uint32_t kv; double logit_bound; } types[] = {
-    { CAIRN_F32, 2e-3 }, { CAIRN_F16, 0.05 }, { CAIRN_BF16, 0.1 },
+static const char *const members[] = {"base", "finder", "clerk"};
+/* bf16: the reference itself is off by 0.076 when only the context's K and V are rounded
+ * (docs/decisions.md). */
+static const struct {
+    uint32_t kv;
+    double logit_bound;
+} types[] = {
+    {CAIRN_F32, 2e-3},
+    {CAIRN_F16, 0.05},
+    {CAIRN_BF16, 0.1},
 };
-/* The golden norms are float32 sums; where E holds one outlier of 24,000 a float64 run departs from them by 1.05e-4. */
+/* The golden norms are float32 sums; where E holds one outlier of 24,000 a float64 run departs from
+ * them by 1.05e-4. */
 static const double norm_bound = 1.2e-4;
 
 struct norms {
@@ -21,7 +29,8 @@ struct norms {
 
 static void compare_norm(struct norms *c, const json_t *list, uint32_t layer, double square)
 {
-    double want = json_number_value(json_array_get(list, layer)), off = fabs(sqrt(square) - want) / want;
+    double want = json_number_value(json_array_get(list, layer)),
+           off = fabs(sqrt(square) - want) / want;
     c->worst = off > c->worst || isnan(off) ? off : c->worst;
 }
 
@@ -64,10 +73,10 @@ START_TEST(every_layer_has_the_norms_of_the_reference)
     json_t *golden = test_golden("forward.json");
     const json_t *member = json_object_get(json_object_get(golden, "models"), members[_i]);
     int32_t *ids = test_ids(json_object_get(golden, "context_ids"), &n);
-    struct norms norms = { json_object_get(member, "k_norm"), json_object_get(member, "v_norm"),
-                           json_object_get(member, "e_norm"), 0 };
-    struct crn_prefill_watch watch = { &norms, see_state, see_layer, 0 };
-    struct crn_prefill p = { .tokens = ids, .n = n, .watch = &watch };
+    struct norms norms = {json_object_get(member, "k_norm"), json_object_get(member, "v_norm"),
+                          json_object_get(member, "e_norm"), 0};
+    struct crn_prefill_watch watch = {&norms, see_state, see_layer, 0};
+    struct crn_prefill p = {.tokens = ids, .n = n, .watch = &watch};
     struct crn_cache cache;
     test_model_open(&m, members[_i], "cpu", CAIRN_F32);
     ck_assert_int_eq(crn_cache_init(&cache, m.weights->shape.n_layers), 0);
@@ -89,7 +98,7 @@ START_TEST(context_logits_and_nll_equal_the_reference)
     const json_t *member = json_object_get(json_object_get(golden, "models"), members[_i]);
     int32_t *ids = test_ids(json_object_get(golden, "context_ids"), &n);
     test_model_open(&m, members[_i], "cpu", CAIRN_F32);
-    struct crn_question question = { .tokens = ids, .n = n };
+    struct crn_question question = {.tokens = ids, .n = n};
     struct crn_decode d;
     ck_assert_int_eq(crn_decode_begin(&d, &m.engine, &question, 1, 0), 0);
     for (uint32_t l = 0; l < m.weights->shape.n_layers; l++)
@@ -104,7 +113,8 @@ START_TEST(context_logits_and_nll_equal_the_reference)
     double nll = 0;
     for (uint32_t i = 0; i + 1 < n; i++)
         nll += crn_nll(logits + i * vocab, vocab, (uint32_t)ids[i + 1]);
-    ck_assert_double_le(fabs(nll / (n - 1) - json_number_value(json_object_get(member, "nll_of_context"))), 1e-3);
+    ck_assert_double_le(
+        fabs(nll / (n - 1) - json_number_value(json_object_get(member, "nll_of_context"))), 1e-3);
     free(logits);
     crn_decode_end(&d);
     test_model_close(&m);
@@ -113,16 +123,19 @@ START_TEST(context_logits_and_nll_equal_the_reference)
 }
 END_TEST
 
-/* Three questions together after a prefill: same first logits, same greedy answers, as the reference gave one by one. */
+/* Three questions together after a prefill: same first logits, same greedy answers, as the
+ * reference gave one by one. */
 START_TEST(answers_equal_the_reference_at_every_storage_type)
 {
     const char *name = members[_i % 3];
     struct test_model m;
     uint32_t n;
     json_t *golden = test_golden("forward.json");
-    const json_t *answers = json_object_get(json_object_get(json_object_get(golden, "models"), name), "answers");
-    int32_t *ids = test_ids(json_object_get(golden, "context_ids"), &n), *asked[8] = { 0 }, said[8][64];
-    struct crn_question q[8] = { { 0 } };
+    const json_t *answers =
+        json_object_get(json_object_get(json_object_get(golden, "models"), name), "answers");
+    int32_t *ids = test_ids(json_object_get(golden, "context_ids"), &n), *asked[8] = {0},
+            said[8][64];
+    struct crn_question q[8] = {{0}};
     size_t n_q = json_array_size(answers);
     struct crn_cache cache;
     struct crn_decode d;
@@ -132,7 +145,7 @@ START_TEST(answers_equal_the_reference_at_every_storage_type)
         q[i].tokens = asked[i];
         q[i].answer = said[i];
     }
-    struct crn_prefill p = { .tokens = ids, .n = n };
+    struct crn_prefill p = {.tokens = ids, .n = n};
     ck_assert_int_eq(crn_cache_init(&cache, m.weights->shape.n_layers), 0);
     ck_assert_int_eq(crn_prefill(&m.engine, &p, &cache, NULL), 0);
     ck_assert_int_eq(crn_decode_begin(&d, &m.engine, q, (uint32_t)n_q, n), 0);
@@ -140,13 +153,16 @@ START_TEST(answers_equal_the_reference_at_every_storage_type)
         ck_assert_int_eq(crn_decode_layer(&d, l, cache.layers[l].spans, cache.layers[l].n), 0);
     ck_assert_int_eq(crn_decode_logits(&d), 0);
     for (size_t i = 0; i < n_q; i++)
-        ck_assert_double_le(test_top_difference(json_object_get(json_array_get(answers, i), "first_logits"),
-                                                d.logits + i * m.weights->shape.vocab), types[_i / 3].logit_bound);
-    struct crn_decode_options o = { .sampler = { 0, 1, 1 }, .max_tokens = 64, .stop = { 2, -1 } };
+        ck_assert_double_le(
+            test_top_difference(json_object_get(json_array_get(answers, i), "first_logits"),
+                                d.logits + i * m.weights->shape.vocab),
+            types[_i / 3].logit_bound);
+    struct crn_decode_options o = {.sampler = {0, 1, 1}, .max_tokens = 64, .stop = {2, -1}};
     ck_assert_int_eq(crn_decode_generate(&d, &cache, &o), 0);
     for (size_t i = 0; i < n_q; i++) {
         uint32_t n_want;
-        int32_t *want = test_ids(json_object_get(json_array_get(answers, i), "answer_ids"), &n_want);
+        int32_t *want =
+            test_ids(json_object_get(json_array_get(answers, i), "answer_ids"), &n_want);
         ck_assert_uint_le(q[i].n_answer, n_want + 1);
         ck_assert_uint_ge(q[i].n_answer, n_want);
         ck_assert_mem_eq(q[i].answer, want, n_want * sizeof *want);

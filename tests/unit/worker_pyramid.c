@@ -1,4 +1,5 @@
-/* tools/worker/pyramid: the coded PyramidInfer rule, kept token by kept token, and the sets made at publish time. */
+/* tools/worker/pyramid: the coded PyramidInfer rule, kept token by kept token, and the sets made at
+ * publish time. */
 #include "tests/support/model.h"
 #include "tests/support/run.h"
 
@@ -24,18 +25,22 @@ START_TEST(kept_counts_equal_the_reference_for_every_setting)
     json_t *golden = test_golden("retention.json"), *row;
     size_t at;
     ck_assert_uint_gt(json_array_size(golden), 10);
-    json_array_foreach(golden, at, row) {
+    json_array_foreach(golden, at, row)
+    {
         struct crn_pyramid_rule r = rule_of(row);
         uint32_t s = (uint32_t)json_integer_value(json_object_get(row, "S")), n = s;
         uint32_t layers = (uint32_t)json_integer_value(json_object_get(row, "L"));
         double sum = 0;
         for (uint32_t l = 0; l < layers; l++) {
-            ck_assert_int_eq(n, json_integer_value(json_array_get(json_object_get(row, "counts"), l)));
+            ck_assert_int_eq(n,
+                             json_integer_value(json_array_get(json_object_get(row, "counts"), l)));
             sum += n;
             uint32_t window = crn_pyramid_window(&r, s);
             n = crn_pyramid_keep(&r, l, layers, s, n) + (window < n ? window : n);
         }
-        ck_assert_double_le(fabs(sum / (layers * (double)s) - json_number_value(json_object_get(row, "fraction"))), 5e-4);
+        ck_assert_double_le(
+            fabs(sum / (layers * (double)s) - json_number_value(json_object_get(row, "fraction"))),
+            5e-4);
     }
     json_decref(golden);
 }
@@ -44,8 +49,14 @@ END_TEST
 /* method.md 2.3.2, the table of realised retention at S = 2048, to three digits. */
 START_TEST(shipped_configurations_keep_what_the_table_says)
 {
-    static const struct { uint32_t layers, interval; float d; double mean; } rows[] = {
-        { 32, 1, 0.9f, .765 }, { 40, 2, 0.8f, .723 }, { 80, 3, 0.9f, .780 },
+    static const struct {
+        uint32_t layers, interval;
+        float d;
+        double mean;
+    } rows[] = {
+        {32, 1, 0.9f, .765},
+        {40, 2, 0.8f, .723},
+        {80, 3, 0.9f, .780},
     };
     struct crn_pyramid_rule r = CRN_PYRAMID_DEFAULT;
     uint32_t n = 2048;
@@ -60,8 +71,9 @@ START_TEST(shipped_configurations_keep_what_the_table_says)
 }
 END_TEST
 
-static const char *const settings[] = { "prefill d=0.9 rho=0.2", "prefill d=0.7 rho=0.2", "prefill d=0.8 rho=0.05" };
-static const char *const rules[] = { "d=0.9,rho=0.2", "d=0.7,rho=0.2", "d=0.8,rho=0.05" };
+static const char *const settings[] = {"prefill d=0.9 rho=0.2", "prefill d=0.7 rho=0.2",
+                                       "prefill d=0.8 rho=0.05"};
+static const char *const rules[] = {"d=0.9,rho=0.2", "d=0.7,rho=0.2", "d=0.8,rho=0.05"};
 
 /* Positions kept in one layer equal the list, but for at most one exchange between equal scores. */
 static void check_positions(const struct crn_cache *c, uint32_t layer, const json_t *want)
@@ -85,13 +97,14 @@ START_TEST(prefill_keeps_the_same_tokens_as_the_reference)
     struct crn_cache cache;
     ck_assert_int_eq(crn_pyramid_parse(rules[_i], &rule), 0);
     test_model_open(&m, "base", "cpu", CAIRN_F32);
-    float *h = malloc(m.weights->shape.hidden * sizeof *h), *logits = malloc(m.weights->shape.vocab * sizeof *logits);
-    struct crn_prefill p = { .tokens = ids, .n = n, .rule = &rule };
+    float *h = malloc(m.weights->shape.hidden * sizeof *h),
+          *logits = malloc(m.weights->shape.vocab * sizeof *logits);
+    struct crn_prefill p = {.tokens = ids, .n = n, .rule = &rule};
     ck_assert_int_eq(crn_cache_init(&cache, m.weights->shape.n_layers), 0);
     ck_assert_int_eq(crn_prefill(&m.engine, &p, &cache, h), 0);
     for (uint32_t l = 0; l < cache.n_layers; l++)
         ck_assert_int_eq(cache.layers[l].spans[0].heads[0].n,
-                          json_integer_value(json_array_get(json_object_get(want, "counts"), l)));
+                         json_integer_value(json_array_get(json_object_get(want, "counts"), l)));
     check_positions(&cache, 10, json_object_get(want, "kept_layer_10"));
     check_positions(&cache, cache.n_layers - 1, json_object_get(want, "kept_last"));
     ck_assert_int_eq(crn_engine_logits(&m.engine, h, 1, logits), 0);
@@ -108,7 +121,8 @@ END_TEST
 
 START_TEST(a_broken_rule_is_refused)
 {
-    static const char *const bad[] = { "d", "d=", "d=2", "rho=1", "x=1", "d=0.9;rho=0.2", "I=0", "d=nan", "m=-1" };
+    static const char *const bad[] = {"d",   "d=",    "d=2", "rho=1", "x=1", "d=0.9;rho=0.2",
+                                      "I=0", "d=nan", "m=-1"};
     struct crn_pyramid_rule r;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         ck_assert_int_eq(crn_pyramid_parse(bad[i], &r), CAIRN_E_ARG);

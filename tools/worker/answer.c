@@ -1,5 +1,6 @@
-/* From a context and questions to answers. Order of attempts: what is cached, as far as it goes; then an own prefill of the rest,
- * published behind it. Whatever fails on the shared path is thrown away and done by an own prefill: slower, never wrong. */
+/* From a context and questions to answers. Order of attempts: what is cached, as far as it goes;
+ * then an own prefill of the rest, published behind it. Whatever fails on the shared path is thrown
+ * away and done by an own prefill: slower, never wrong. */
 #include "tools/worker/answer.h"
 
 #include "ipc/log.h"
@@ -23,8 +24,9 @@ int crn_worker_family(const struct crn_weights *weights, const struct crn_tokeni
     const struct crn_model_shape *s = &weights->shape;
     struct cairn_family family = CAIRN_FAMILY_INIT;
     char foundation[128];
-    snprintf(foundation, sizeof foundation, "%.*s", (int)weights->foundation.n, weights->foundation.p);
-    family.shape = (struct cairn_shape){ s->n_layers, s->n_kv_heads, s->head_dim, s->hidden };
+    snprintf(foundation, sizeof foundation, "%.*s", (int)weights->foundation.n,
+             weights->foundation.p);
+    family.shape = (struct cairn_shape){s->n_layers, s->n_kv_heads, s->head_dim, s->hidden};
     family.n_heads = s->n_heads;
     family.ffn = s->ffn;
     family.rope_theta = s->rope_theta;
@@ -37,10 +39,14 @@ int crn_worker_family(const struct crn_weights *weights, const struct crn_tokeni
 const char *crn_reason_name(uint32_t reason)
 {
     static const char *const names[] = {
-        [CAIRN_REASON_NONE] = "none",           [CAIRN_REASON_SAME_MODEL] = "same_model",
-        [CAIRN_REASON_PLAN] = "plan",           [CAIRN_REASON_NO_ENTRY] = "no_entry",
-        [CAIRN_REASON_NO_PLAN] = "no_plan",     [CAIRN_REASON_QUALITY] = "quality",
-        [CAIRN_REASON_NO_STATE] = "no_state",   [CAIRN_REASON_WHOLE_ONLY] = "whole_only",
+        [CAIRN_REASON_NONE] = "none",
+        [CAIRN_REASON_SAME_MODEL] = "same_model",
+        [CAIRN_REASON_PLAN] = "plan",
+        [CAIRN_REASON_NO_ENTRY] = "no_entry",
+        [CAIRN_REASON_NO_PLAN] = "no_plan",
+        [CAIRN_REASON_QUALITY] = "quality",
+        [CAIRN_REASON_NO_STATE] = "no_state",
+        [CAIRN_REASON_WHOLE_ONLY] = "whole_only",
         [CAIRN_REASON_OTHER_FAMILY] = "other_family",
     };
     return reason < sizeof names / sizeof *names ? names[reason] : "unknown";
@@ -107,7 +113,8 @@ static int try_shared(struct job *j)
     close_cache(j);
     cairn_release(j->lease);
     j->lease = NULL;
-    *result = (struct crn_reuse_result){ .class_ = CAIRN_CLASS_NONE, .run_first = -1, .run_last = -2 };
+    *result =
+        (struct crn_reuse_result){.class_ = CAIRN_CLASS_NONE, .run_first = -1, .run_last = -2};
     j->out->reason = "reuse_failed";
     return status;
 }
@@ -119,10 +126,13 @@ static int prefill_rest(struct job *j)
     uint32_t start = j->out->reuse.n_tokens;
     double begin = now_s();
     if (w->client != NULL && !w->alone)
-        j->publish = crn_publish_begin(&w->engine, w->client, j->context, start, j->n - start, j->lease, &w->publish,
-                                       w->reuse.timeout_ms);
-    struct crn_prefill p = { .tokens = j->context + start, .n = j->n - start, .start = start,
-                             .rule = start == 0 ? &w->rule : NULL, .watch = crn_publish_watch(j->publish) };
+        j->publish = crn_publish_begin(&w->engine, w->client, j->context, start, j->n - start,
+                                       j->lease, &w->publish, w->reuse.timeout_ms);
+    struct crn_prefill p = {.tokens = j->context + start,
+                            .n = j->n - start,
+                            .start = start,
+                            .rule = start == 0 ? &w->rule : NULL,
+                            .watch = crn_publish_watch(j->publish)};
     int status = crn_prefill(&w->engine, &p, &j->cache, NULL);
     j->out->prefill_s = now_s() - begin;
     return status;
@@ -190,13 +200,19 @@ static int check_length(const struct job *j)
     return j->n > limit ? CAIRN_E_TOO_BIG : 0;
 }
 
-int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n, struct crn_question *questions,
-               uint32_t n_questions, struct crn_outcome *out)
+int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n,
+               struct crn_question *questions, uint32_t n_questions, struct crn_outcome *out)
 {
-    struct job j = { .w = w, .context = context, .n = n, .questions = questions, .n_questions = n_questions, .out = out };
+    struct job j = {.w = w,
+                    .context = context,
+                    .n = n,
+                    .questions = questions,
+                    .n_questions = n_questions,
+                    .out = out};
     double begin = now_s();
-    *out = (struct crn_outcome){ .n_context = n, .reason = "not_asked" };
-    out->reuse = (struct crn_reuse_result){ .class_ = CAIRN_CLASS_NONE, .run_first = -1, .run_last = -2 };
+    *out = (struct crn_outcome){.n_context = n, .reason = "not_asked"};
+    out->reuse =
+        (struct crn_reuse_result){.class_ = CAIRN_CLASS_NONE, .run_first = -1, .run_last = -2};
     int status = check_length(&j);
     if (status != 0)
         return status;

@@ -33,9 +33,10 @@ struct crn_outcome {
 };
 
 /* context [n]; questions may be 0: then the context is only read and published.
- * fails   -ENOMEM, CAIRN_E_ARG, CAIRN_E_TOO_BIG (longer than the model allows); never because of the broker */
-int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n, struct crn_question *questions,
-               uint32_t n_questions, struct crn_outcome *out);
+ * fails   -ENOMEM, CAIRN_E_ARG, CAIRN_E_TOO_BIG (longer than the model allows); never because of
+ * the broker */
+int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n,
+               struct crn_question *questions, uint32_t n_questions, struct crn_outcome *out);
 
 /* What all members of a model's family have in common, as one digest (cairn_family_digest). */
 int crn_worker_family(const struct crn_weights *weights, const struct crn_tokenizer *tokenizer,

@@ -1,5 +1,6 @@
-/* A context's cache as lists of spans. Private pieces are owned here and freed with the cache; attached payloads belong to their
- * lease, only the small arrays that describe their heads are copied. Waiting for payloads is the caller's business. */
+/* A context's cache as lists of spans. Private pieces are owned here and freed with the cache;
+ * attached payloads belong to their lease, only the small arrays that describe their heads are
+ * copied. Waiting for payloads is the caller's business. */
 #include "tools/worker/cache.h"
 
 #include <errno.h>
@@ -8,7 +9,7 @@
 
 int crn_cache_init(struct crn_cache *c, uint32_t n_layers)
 {
-    *c = (struct crn_cache){ .n_layers = n_layers };
+    *c = (struct crn_cache){.n_layers = n_layers};
     c->layers = calloc(n_layers, sizeof *c->layers);
     return c->layers != NULL ? 0 : -ENOMEM;
 }
@@ -29,7 +30,7 @@ void crn_cache_free(struct crn_cache *c)
     for (uint32_t l = 0; l < c->n_layers && c->layers != NULL; l++)
         free(c->layers[l].spans);
     free(c->layers);
-    *c = (struct crn_cache){ 0 };
+    *c = (struct crn_cache){0};
 }
 
 struct crn_kv *crn_cache_piece_add(struct crn_cache *c)
@@ -67,7 +68,8 @@ int crn_cache_add_kv(struct crn_cache *c, uint32_t layer, const struct crn_kv *k
     return add_span(c, layer, crn_kv_span(kv, 0, UINT32_MAX));
 }
 
-static int add_heads(struct crn_cache *c, uint32_t layer, const struct cairn_head_view *views, uint32_t n, uint32_t dtype)
+static int add_heads(struct crn_cache *c, uint32_t layer, const struct cairn_head_view *views,
+                     uint32_t n, uint32_t dtype)
 {
     if (c->n_views == c->views_capacity) {
         uint32_t capacity = c->views_capacity == 0 ? 64 : 2 * c->views_capacity;
@@ -81,10 +83,16 @@ static int add_heads(struct crn_cache *c, uint32_t layer, const struct cairn_hea
     if (heads == NULL)
         return -ENOMEM;
     for (uint32_t h = 0; h < n; h++)
-        heads[h] = (struct crn_kv_head){ .k = views[h].k, .v = views[h].v, .k_scale = views[h].k_scale,
-                                         .v_scale = views[h].v_scale, .pos = views[h].pos, .n = views[h].n };
+        heads[h] = (struct crn_kv_head){.k = views[h].k,
+                                        .v = views[h].v,
+                                        .k_scale = views[h].k_scale,
+                                        .v_scale = views[h].v_scale,
+                                        .pos = views[h].pos,
+                                        .n = views[h].n};
     c->views[c->n_views++] = heads;
-    return add_span(c, layer, (struct crn_span){ .heads = heads, .dtype = dtype, .q_begin = 0, .q_end = UINT32_MAX });
+    return add_span(
+        c, layer,
+        (struct crn_span){.heads = heads, .dtype = dtype, .q_begin = 0, .q_end = UINT32_MAX});
 }
 
 int crn_cache_add_view(struct crn_cache *c, uint32_t layer, const struct cairn_layer_view *view)

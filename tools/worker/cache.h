@@ -1,5 +1,5 @@
-/* cache - what queries attend to, layer by layer: a list of spans over shared (attached) and private memory, in order of tokens.
- * Nothing is copied to make it contiguous. */
+/* cache - what queries attend to, layer by layer: a list of spans over shared (attached) and
+ * private memory, in order of tokens. Nothing is copied to make it contiguous. */
 #ifndef CRN_WORKER_CACHE_H
 #define CRN_WORKER_CACHE_H
 
@@ -26,13 +26,14 @@ struct crn_cache {
     struct crn_cache_piece *pieces; /* owned */
     void **views;                   /* owned arrays of head descriptors for attached payloads */
     uint32_t n_views, views_capacity;
-    uint64_t shared_bytes;          /* payload bytes attached */
+    uint64_t shared_bytes; /* payload bytes attached */
 };
 
 int crn_cache_init(struct crn_cache *c, uint32_t n_layers);
 void crn_cache_free(struct crn_cache *c); /* zeroed struct allowed */
 
-/* A new private piece [n_layers], empty; the caller initialises the layers it fills. Owned by the cache. NULL: no memory. */
+/* A new private piece [n_layers], empty; the caller initialises the layers it fills. Owned by the
+ * cache. NULL: no memory. */
 struct crn_kv *crn_cache_piece_add(struct crn_cache *c);
 
 /* Appends private rows, or an attached view, to a layer's list. fails -ENOMEM */

@@ -1,4 +1,5 @@
-/* Suffix pass and decoding for a group of questions on one context. A finished question leaves the batch; the others go on. */
+/* Suffix pass and decoding for a group of questions on one context. A finished question leaves the
+ * batch; the others go on. */
 #include "tools/worker/decode.h"
 
 #include <errno.h>
@@ -16,7 +17,8 @@ static int init_kv(struct crn_decode *d)
     int status = 0;
     for (uint32_t l = 0; l < s->n_layers; l++)
         for (uint32_t i = 0; i < d->n && status == 0; i++)
-            status = crn_kv_init(kv_at(d, l, i), d->engine->kv_dtype, s->n_kv_heads, s->head_dim, d->questions[i].n + 32);
+            status = crn_kv_init(kv_at(d, l, i), d->engine->kv_dtype, s->n_kv_heads, s->head_dim,
+                                 d->questions[i].n + 32);
     return status;
 }
 
@@ -39,7 +41,8 @@ static int fill_rows(struct crn_decode *d, uint32_t start)
     return 0;
 }
 
-int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_question *questions, uint32_t n, uint32_t start)
+int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_question *questions,
+                     uint32_t n, uint32_t start)
 {
     const struct crn_model_shape *s = &e->weights->shape;
     uint32_t rows = 0;
@@ -48,14 +51,15 @@ int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_ques
             return CAIRN_E_ARG;
         rows += questions[i].n;
     }
-    *d = (struct crn_decode){ .engine = e, .questions = questions, .n = n };
+    *d = (struct crn_decode){.engine = e, .questions = questions, .n = n};
     d->segments = calloc(n, sizeof *d->segments);
     d->kv = calloc((size_t)s->n_layers * n, sizeof *d->kv);
     d->next_pos = calloc(n, sizeof *d->next_pos);
     d->rows = malloc((size_t)n * s->hidden * sizeof *d->rows);
     d->logits = malloc((size_t)n * s->vocab * sizeof *d->logits);
     d->scratch = malloc((size_t)s->vocab * sizeof *d->scratch);
-    int status = d->segments && d->kv && d->next_pos && d->rows && d->logits && d->scratch ? 0 : -ENOMEM;
+    int status =
+        d->segments && d->kv && d->next_pos && d->rows && d->logits && d->scratch ? 0 : -ENOMEM;
     if (status == 0)
         status = init_kv(d);
     if (status == 0)
@@ -79,15 +83,22 @@ void crn_decode_end(struct crn_decode *d)
     free(d->logits);
     free(d->scratch);
     crn_pass_end(&d->pass);
-    *d = (struct crn_decode){ 0 };
+    *d = (struct crn_decode){0};
 }
 
-int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span *spans, uint32_t n_spans)
+int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span *spans,
+                     uint32_t n_spans)
 {
     for (uint32_t i = 0; i < d->n; i++)
         d->segments[i].kv = kv_at(d, layer, i);
-    struct crn_layer_call call = { .layer = layer, .h = d->pass.h, .pos = d->pass.pos, .n = d->pass.n, .spans = spans,
-                                   .n_spans = n_spans, .segments = d->segments, .n_segments = d->n };
+    struct crn_layer_call call = {.layer = layer,
+                                  .h = d->pass.h,
+                                  .pos = d->pass.pos,
+                                  .n = d->pass.n,
+                                  .spans = spans,
+                                  .n_spans = n_spans,
+                                  .segments = d->segments,
+                                  .n_segments = d->n};
     return crn_engine_layer(d->engine, &call);
 }
 
@@ -95,19 +106,22 @@ int crn_decode_logits(struct crn_decode *d)
 {
     size_t hidden = d->engine->weights->shape.hidden;
     for (uint32_t i = 0; i < d->n; i++)
-        memcpy(d->rows + i * hidden, d->pass.h + (size_t)(d->segments[i].end - 1) * hidden, hidden * sizeof *d->rows);
+        memcpy(d->rows + i * hidden, d->pass.h + (size_t)(d->segments[i].end - 1) * hidden,
+               hidden * sizeof *d->rows);
     return crn_engine_logits(d->engine, d->rows, d->n, d->logits);
 }
 
-/* Takes the next token of every active question from the logits, in order; returns how many go on. active [] is compacted. */
-static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_options *o, struct crn_sampler *samplers,
-                            uint32_t *active, uint32_t n_active)
+/* Takes the next token of every active question from the logits, in order; returns how many go on.
+ * active [] is compacted. */
+static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_options *o,
+                            struct crn_sampler *samplers, uint32_t *active, uint32_t n_active)
 {
     size_t vocab = d->engine->weights->shape.vocab;
     uint32_t going = 0;
     for (uint32_t i = 0; i < n_active; i++) {
         struct crn_question *q = &d->questions[active[i]];
-        int32_t token = (int32_t)crn_sample(&samplers[active[i]], d->logits + i * vocab, vocab, d->scratch);
+        int32_t token =
+            (int32_t)crn_sample(&samplers[active[i]], d->logits + i * vocab, vocab, d->scratch);
         if (token == o->stop[0] || token == o->stop[1]) {
             q->stopped = 1;
             continue;
@@ -119,7 +133,8 @@ static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_option
     return going;
 }
 
-static int step(struct crn_decode *d, const struct crn_cache *cache, const uint32_t *active, uint32_t n)
+static int step(struct crn_decode *d, const struct crn_cache *cache, const uint32_t *active,
+                uint32_t n)
 {
     const struct crn_model_shape *s = &d->engine->weights->shape;
     struct crn_pass *p = &d->pass;
@@ -127,22 +142,30 @@ static int step(struct crn_decode *d, const struct crn_cache *cache, const uint3
     p->n = n;
     for (uint32_t i = 0; i < n && status == 0; i++) {
         const struct crn_question *q = &d->questions[active[i]];
-        status = crn_engine_embed(d->engine, &q->answer[q->n_answer - 1], 1, p->h + (size_t)i * s->hidden);
+        status = crn_engine_embed(d->engine, &q->answer[q->n_answer - 1], 1,
+                                  p->h + (size_t)i * s->hidden);
         p->pos[i] = (int32_t)d->next_pos[active[i]]++;
-        d->segments[i] = (struct crn_segment){ .begin = i, .end = i + 1 };
+        d->segments[i] = (struct crn_segment){.begin = i, .end = i + 1};
     }
     for (uint32_t l = 0; l < s->n_layers && status == 0; l++) {
         for (uint32_t i = 0; i < n; i++)
             d->segments[i].kv = kv_at(d, l, active[i]);
         const struct crn_cache_layer *spans = &cache->layers[l];
-        struct crn_layer_call call = { .layer = l, .h = p->h, .pos = p->pos, .n = n, .spans = spans->spans,
-                                       .n_spans = spans->n, .segments = d->segments, .n_segments = n };
+        struct crn_layer_call call = {.layer = l,
+                                      .h = p->h,
+                                      .pos = p->pos,
+                                      .n = n,
+                                      .spans = spans->spans,
+                                      .n_spans = spans->n,
+                                      .segments = d->segments,
+                                      .n_segments = n};
         status = crn_engine_layer(d->engine, &call);
     }
     return status != 0 ? status : crn_engine_logits(d->engine, p->h, n, d->logits);
 }
 
-int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache, const struct crn_decode_options *options)
+int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache,
+                        const struct crn_decode_options *options)
 {
     uint32_t *active = malloc(d->n * sizeof *active), n = d->n;
     struct crn_sampler *samplers = malloc(d->n * sizeof *samplers);
@@ -153,7 +176,8 @@ int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache, con
         d->questions[i].n_answer = 0;
         d->questions[i].stopped = 0;
     }
-    while (status == 0 && options->max_tokens > 0 && (n = take_tokens(d, options, samplers, active, n)) > 0)
+    while (status == 0 && options->max_tokens > 0 &&
+           (n = take_tokens(d, options, samplers, active, n)) > 0)
         status = step(d, cache, active, n);
     free(active);
     free(samplers);

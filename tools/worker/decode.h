@@ -1,7 +1,9 @@
-/* decode - questions after a shared context: their tokens through the layers, the first token, the rest of the answer.
+/* decode - questions after a shared context: their tokens through the layers, the first token, the
+ * rest of the answer.
  *
- * Several questions go together: their rows share the reads of weights and of the context's spans, and each question sees only
- * its own suffix. The suffix pass is exposed layer by layer, so that it can follow payloads as they come back. */
+ * Several questions go together: their rows share the reads of weights and of the context's spans,
+ * and each question sees only its own suffix. The suffix pass is exposed layer by layer, so that it
+ * can follow payloads as they come back. */
 #ifndef CRN_WORKER_DECODE_H
 #define CRN_WORKER_DECODE_H
 
@@ -15,12 +17,13 @@
 struct crn_question {
     const int32_t *tokens; /* question, n of them, n >= 1 */
     uint32_t n;
-    uint32_t n_forced;     /* trailing tokens of `tokens` that are a given answer: scored instead of generated */
-    int32_t *answer;       /* out [max_tokens], caller's memory; without the stop token */
+    uint32_t n_forced; /* trailing tokens of `tokens` that are a given answer: scored instead of
+                          generated */
+    int32_t *answer;   /* out [max_tokens], caller's memory; without the stop token */
     uint32_t n_answer;
-    uint32_t stopped;      /* 1: ended with the stop token, 0: cut at max_tokens */
-    uint32_t exact;        /* forced: every token of the given answer was the most likely one */
-    double nll;            /* forced: mean negative log-likelihood of the given answer */
+    uint32_t stopped; /* 1: ended with the stop token, 0: cut at max_tokens */
+    uint32_t exact;   /* forced: every token of the given answer was the most likely one */
+    double nll;       /* forced: mean negative log-likelihood of the given answer */
 };
 
 struct crn_decode_options {
@@ -32,25 +35,28 @@ struct crn_decode_options {
 struct crn_decode {
     struct crn_engine *engine;
     struct crn_question *questions;
-    uint32_t n;                 /* questions */
-    struct crn_pass pass;       /* all questions' rows */
+    uint32_t n;                   /* questions */
+    struct crn_pass pass;         /* all questions' rows */
     struct crn_segment *segments; /* [n], scratch */
-    struct crn_kv *kv;          /* [n_layers][n] */
-    uint32_t *next_pos;         /* [n] */
-    float *rows, *logits;       /* [n][hidden], [n][vocab] */
-    uint32_t *scratch;          /* [vocab] */
+    struct crn_kv *kv;            /* [n_layers][n] */
+    uint32_t *next_pos;           /* [n] */
+    float *rows, *logits;         /* [n][hidden], [n][vocab] */
+    uint32_t *scratch;            /* [vocab] */
 };
 
 /* Embeds the questions' tokens at positions start, start + 1, ... own: end with crn_decode_end */
-int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_question *questions, uint32_t n, uint32_t start);
+int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_question *questions,
+                     uint32_t n, uint32_t start);
 void crn_decode_end(struct crn_decode *d); /* zeroed struct allowed */
 
 /* The suffix pass through one layer. Layers 0 .. L-1 in order. */
-int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span *spans, uint32_t n_spans);
+int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span *spans,
+                     uint32_t n_spans);
 /* Logits of each question's last row [n][vocab] are in d->logits afterwards. */
 int crn_decode_logits(struct crn_decode *d);
 /* Generates all answers; cache is the context's. Call after crn_decode_logits. */
-int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache, const struct crn_decode_options *options);
+int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache,
+                        const struct crn_decode_options *options);
 /* Scores given answers (n_forced > 0) from the suffix pass alone. */
 int crn_decode_score(struct crn_decode *d);
 /* Bytes of the questions' own K and V. */

@@ -1,8 +1,10 @@
-/* One layer of a Llama-family model over lists of spans. Scratch memory grows to the largest batch seen and is then reused, so
- * that nothing is allocated per layer. The MLP runs in blocks of rows: its inner activations are the widest of all.
+/* One layer of a Llama-family model over lists of spans. Scratch memory grows to the largest batch
+ * seen and is then reused, so that nothing is allocated per layer. The MLP runs in blocks of rows:
+ * its inner activations are the widest of all.
  *
- * Scratch, in floats, for n rows: x [n][hidden], q [n][H*dh], k and v [n][G*dh], att [n][H*dh], gate and up [block][ffn].
- * It does not know where spans come from, nor what a pyramid or a lease is. */
+ * Scratch, in floats, for n rows: x [n][hidden], q [n][H*dh], k and v [n][G*dh], att [n][H*dh],
+ * gate and up [block][ffn]. It does not know where spans come from, nor what a pyramid or a lease
+ * is. */
 #include "tools/worker/engine.h"
 
 #include <errno.h>
@@ -14,11 +16,12 @@
 #define FEW_ROWS 8u   /* tokens up to which stored weights are multiplied as they are */
 #define MAX_RANK 256u /* of all adapters together, for that */
 
-int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights, const struct crn_kernel_ops *ops,
-                    const struct crn_exec *exec, uint32_t kv_dtype)
+int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
+                    const struct crn_kernel_ops *ops, const struct crn_exec *exec,
+                    uint32_t kv_dtype)
 {
     uint32_t dh = weights->shape.head_dim;
-    *e = (struct crn_engine){ .weights = weights, .ops = ops, .exec = *exec, .kv_dtype = kv_dtype };
+    *e = (struct crn_engine){.weights = weights, .ops = ops, .exec = *exec, .kv_dtype = kv_dtype};
     e->inv_freq = malloc(dh / 2 * sizeof *e->inv_freq);
     if (e->inv_freq == NULL)
         return -ENOMEM;
@@ -36,7 +39,7 @@ void crn_engine_free(struct crn_engine *e)
     free(e->inv_freq);
     free(e->scratch);
     free(e->spans);
-    *e = (struct crn_engine){ 0 };
+    *e = (struct crn_engine){0};
 }
 
 struct scratch {
@@ -58,8 +61,8 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
         e->scratch_floats = need;
     }
     float *at = e->scratch;
-    float **parts[] = { &out->x, &out->q, &out->k, &out->v, &out->att, &out->gate, &out->up };
-    size_t sizes[] = { n * s->hidden, n * q, n * kv, n * kv, n * q, block * s->ffn, block * s->ffn };
+    float **parts[] = {&out->x, &out->q, &out->k, &out->v, &out->att, &out->gate, &out->up};
+    size_t sizes[] = {n * s->hidden, n * q, n * kv, n * kv, n * q, block * s->ffn, block * s->ffn};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *parts[i] = at;
         at += (sizes[i] + 15) / 16 * 16;
@@ -103,14 +106,16 @@ static int project(struct crn_engine *e, const float *x, size_t n, const struct 
     return status != 0 ? status : e->ops->gemm(&e->exec, low, n, &stored->b, 1.0f, out);
 }
 
-static int keys_and_values(struct crn_engine *e, const struct crn_layer_call *call, const struct scratch *s)
+static int keys_and_values(struct crn_engine *e, const struct crn_layer_call *call,
+                           const struct scratch *s)
 {
     const struct crn_model_shape *shape = &e->weights->shape;
     const struct crn_layer_weights *w = &e->weights->layers[call->layer];
     const struct crn_stored_layer *f = &e->stored.layers[call->layer];
-    struct crn_rope rope = { e->inv_freq, shape->head_dim };
+    struct crn_rope rope = {e->inv_freq, shape->head_dim};
     size_t n = call->n, row = (size_t)shape->n_kv_heads * shape->head_dim;
-    int status = e->ops->rmsnorm(&e->exec, call->h, w->attn_norm, n, shape->hidden, shape->norm_eps, s->x);
+    int status =
+        e->ops->rmsnorm(&e->exec, call->h, w->attn_norm, n, shape->hidden, shape->norm_eps, s->x);
     if (status == 0)
         status = project(e, s->x, n, &w->wk, &f->wk, 0.0f, s->k);
     if (status == 0)
@@ -119,8 +124,8 @@ static int keys_and_values(struct crn_engine *e, const struct crn_layer_call *ca
         status = e->ops->rope(&e->exec, &rope, call->pos, n, shape->n_kv_heads, s->k);
     for (uint32_t i = 0; i < call->n_segments && status == 0; i++) {
         const struct crn_segment *g = &call->segments[i];
-        status = crn_kv_append(g->kv, e->ops, &e->exec, s->k + g->begin * row, s->v + g->begin * row,
-                               call->pos + g->begin, g->end - g->begin);
+        status = crn_kv_append(g->kv, e->ops, &e->exec, s->k + g->begin * row,
+                               s->v + g->begin * row, call->pos + g->begin, g->end - g->begin);
     }
     return status;
 }
@@ -130,7 +135,7 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
     const struct crn_model_shape *shape = &e->weights->shape;
     const struct crn_layer_weights *w = &e->weights->layers[call->layer];
     const struct crn_stored_layer *f = &e->stored.layers[call->layer];
-    struct crn_rope rope = { e->inv_freq, shape->head_dim };
+    struct crn_rope rope = {e->inv_freq, shape->head_dim};
     int status = project(e, s->x, call->n, &w->wq, &f->wq, 0.0f, s->q);
     if (status == 0)
         status = e->ops->rope(&e->exec, &rope, call->pos, call->n, shape->n_heads, s->q);
@@ -138,17 +143,22 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
         status = list_spans(e, call);
     if (status != 0)
         return status;
-    struct crn_attention a = { .q = s->q, .q_pos = call->pos, .n_q = call->n, .n_heads = shape->n_heads,
-                               .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
-                               .scale = 1.0f / sqrtf((float)shape->head_dim),
-                               .spans = e->spans, .n_spans = call->n_spans + call->n_segments };
+    struct crn_attention a = {.q = s->q,
+                              .q_pos = call->pos,
+                              .n_q = call->n,
+                              .n_heads = shape->n_heads,
+                              .n_kv_heads = shape->n_kv_heads,
+                              .head_dim = shape->head_dim,
+                              .scale = 1.0f / sqrtf((float)shape->head_dim),
+                              .spans = e->spans,
+                              .n_spans = call->n_spans + call->n_segments};
     status = e->ops->attention(&e->exec, &a, s->att);
     return status != 0 ? status : project(e, s->att, call->n, &w->wo, &f->wo, 1.0f, call->h);
 }
 
 /* Queries are a slice of the batch: their rows move to the front, and spans are cut to them. */
-static int score(struct crn_engine *e, const struct crn_layer_call *call, const struct crn_score_call *sc,
-                 const struct scratch *s)
+static int score(struct crn_engine *e, const struct crn_layer_call *call,
+                 const struct crn_score_call *sc, const struct scratch *s)
 {
     const struct crn_model_shape *shape = &e->weights->shape;
     uint32_t n_spans = call->n_spans + call->n_segments;
@@ -163,11 +173,18 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call, const 
         spans[i].q_end = begin < end ? end - sc->q_begin : 0;
     }
     struct crn_scores request = {
-        .attention = { .q = s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
-                       .q_pos = call->pos + sc->q_begin, .n_q = sc->q_end - sc->q_begin, .n_heads = shape->n_heads,
-                       .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
-                       .scale = 1.0f / sqrtf((float)shape->head_dim), .spans = spans, .n_spans = n_spans },
-        .target = sc->span, .reduce = sc->reduce, .q_weight = sc->q_weight,
+        .attention = {.q = s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
+                      .q_pos = call->pos + sc->q_begin,
+                      .n_q = sc->q_end - sc->q_begin,
+                      .n_heads = shape->n_heads,
+                      .n_kv_heads = shape->n_kv_heads,
+                      .head_dim = shape->head_dim,
+                      .scale = 1.0f / sqrtf((float)shape->head_dim),
+                      .spans = spans,
+                      .n_spans = n_spans},
+        .target = sc->span,
+        .reduce = sc->reduce,
+        .q_weight = sc->q_weight,
     };
     int status = e->ops->scores(&e->exec, &request, sc->out);
     free(spans);
@@ -179,7 +196,8 @@ static int mlp(struct crn_engine *e, const struct crn_layer_call *call, const st
     const struct crn_model_shape *shape = &e->weights->shape;
     const struct crn_layer_weights *w = &e->weights->layers[call->layer];
     const struct crn_stored_layer *f = &e->stored.layers[call->layer];
-    int status = e->ops->rmsnorm(&e->exec, call->h, w->ffn_norm, call->n, shape->hidden, shape->norm_eps, s->x);
+    int status = e->ops->rmsnorm(&e->exec, call->h, w->ffn_norm, call->n, shape->hidden,
+                                 shape->norm_eps, s->x);
     for (size_t i = 0; i < call->n && status == 0; i += MLP_ROWS) {
         size_t rows = call->n - i < MLP_ROWS ? call->n - i : MLP_ROWS;
         const float *x = s->x + i * shape->hidden;
@@ -189,7 +207,8 @@ static int mlp(struct crn_engine *e, const struct crn_layer_call *call, const st
         if (status == 0)
             status = e->ops->swiglu(&e->exec, s->gate, s->up, rows * shape->ffn, s->gate);
         if (status == 0)
-            status = project(e, s->gate, rows, &w->w_down, &f->w_down, 1.0f, call->h + i * shape->hidden);
+            status = project(e, s->gate, rows, &w->w_down, &f->w_down, 1.0f,
+                             call->h + i * shape->hidden);
     }
     return status;
 }
@@ -218,7 +237,8 @@ int crn_engine_embed(const struct crn_engine *e, const int32_t *tokens, uint32_t
     for (uint32_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= shape->vocab)
             return CAIRN_E_ARG;
-        memcpy(out_h + (size_t)i * shape->hidden, e->weights->token_embd + (size_t)tokens[i] * shape->hidden,
+        memcpy(out_h + (size_t)i * shape->hidden,
+               e->weights->token_embd + (size_t)tokens[i] * shape->hidden,
                shape->hidden * sizeof *out_h);
     }
     return 0;
@@ -230,6 +250,9 @@ int crn_engine_logits(struct crn_engine *e, const float *h, uint32_t n, float *o
     struct scratch s;
     int status = scratch_for(e, n, &s);
     if (status == 0)
-        status = e->ops->rmsnorm(&e->exec, h, e->weights->output_norm, n, shape->hidden, shape->norm_eps, s.x);
-    return status != 0 ? status : project(e, s.x, n, &e->weights->output, &e->stored.output, 0.0f, out_logits);
+        status = e->ops->rmsnorm(&e->exec, h, e->weights->output_norm, n, shape->hidden,
+                                 shape->norm_eps, s.x);
+    return status != 0
+               ? status
+               : project(e, s.x, n, &e->weights->output, &e->stored.output, 0.0f, out_logits);
 }

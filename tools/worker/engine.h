@@ -1,9 +1,10 @@
 /* engine - forward pass of a Llama-family model, one layer at a time, over lists of spans.
  *
- * Everything the worker does is made of crn_engine_layer: prefill, the recomputed run, the suffix pass, decoding of one or
- * several answers, reading a context again for its scores. Rows of a batch belong to segments; a segment's rows see the shared
- * spans and the earlier rows of their own segment. Norm -> Q, K, V -> RoPE at the rows' positions -> attention -> output ->
- * norm -> SwiGLU MLP, residuals in float32 (Llama). */
+ * Everything the worker does is made of crn_engine_layer: prefill, the recomputed run, the suffix
+ * pass, decoding of one or several answers, reading a context again for its scores. Rows of a batch
+ * belong to segments; a segment's rows see the shared spans and the earlier rows of their own
+ * segment. Norm -> Q, K, V -> RoPE at the rows' positions -> attention -> output -> norm -> SwiGLU
+ * MLP, residuals in float32 (Llama). */
 #ifndef CRN_WORKER_ENGINE_H
 #define CRN_WORKER_ENGINE_H
 
@@ -21,26 +22,29 @@ struct crn_engine {
     const struct crn_kernel_ops *ops;
     struct crn_exec exec;
     struct crn_stored stored; /* weights for few tokens */
-    uint32_t kv_dtype; /* of private K and V: f32, f16 or bf16 */
-    float *inv_freq;   /* [head_dim / 2] */
-    float *scratch;    /* see engine.c */
+    uint32_t kv_dtype;        /* of private K and V: f32, f16 or bf16 */
+    float *inv_freq;          /* [head_dim / 2] */
+    float *scratch;           /* see engine.c */
     size_t scratch_floats;
     struct crn_span *spans; /* [spans_capacity], list handed to attention */
     size_t spans_capacity;
 };
 
-int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights, const struct crn_kernel_ops *ops,
-                    const struct crn_exec *exec, uint32_t kv_dtype);
+int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
+                    const struct crn_kernel_ops *ops, const struct crn_exec *exec,
+                    uint32_t kv_dtype);
 void crn_engine_free(struct crn_engine *e);
 
-/* Rows [begin, end) of a batch continue one sequence; their K and V are appended to kv, which they see causally. */
+/* Rows [begin, end) of a batch continue one sequence; their K and V are appended to kv, which they
+ * see causally. */
 struct crn_segment {
     struct crn_kv *kv;
     uint32_t begin, end;
 };
 
-/* Scores of the keys of one span, from the softmax rows of queries [q_begin, q_end) of the batch (kernels.h, crn_scores).
- * span: index into the call's spans, or n_spans + i for the i-th segment's own rows. */
+/* Scores of the keys of one span, from the softmax rows of queries [q_begin, q_end) of the batch
+ * (kernels.h, crn_scores). span: index into the call's spans, or n_spans + i for the i-th segment's
+ * own rows. */
 struct crn_score_call {
     uint32_t q_begin, q_end;
     uint32_t span;

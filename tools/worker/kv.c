@@ -1,5 +1,6 @@
-/* Private K and V of one layer. Grows by doubling (heads move apart then), converts on append, and can be turned into int8 once it
- * is complete. It knows nothing of models, leases or positions' meaning. */
+/* Private K and V of one layer. Grows by doubling (heads move apart then), converts on append, and
+ * can be turned into int8 once it is complete. It knows nothing of models, leases or positions'
+ * meaning. */
 #include "tools/worker/kv.h"
 
 #include <errno.h>
@@ -30,7 +31,8 @@ static void *regrow(const struct crn_kv *kv, const void *old, uint32_t capacity)
     if (memory == NULL)
         return NULL;
     for (uint32_t h = 0; h < kv->n_heads && kv->n > 0; h++)
-        memcpy(memory + h * (size_t)capacity * row, (const char *)old + h * (size_t)kv->capacity * row, kv->n * row);
+        memcpy(memory + h * (size_t)capacity * row,
+               (const char *)old + h * (size_t)kv->capacity * row, kv->n * row);
     return memory;
 }
 
@@ -55,11 +57,13 @@ static int set_capacity(struct crn_kv *kv, uint32_t capacity)
     return 0;
 }
 
-int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t head_dim, uint32_t capacity)
+int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t head_dim,
+                uint32_t capacity)
 {
-    if (n_heads == 0 || head_dim == 0 || (dtype != CAIRN_F32 && dtype != CAIRN_F16 && dtype != CAIRN_BF16))
+    if (n_heads == 0 || head_dim == 0 ||
+        (dtype != CAIRN_F32 && dtype != CAIRN_F16 && dtype != CAIRN_BF16))
         return CAIRN_E_ARG;
-    *kv = (struct crn_kv){ .dtype = dtype, .n_heads = n_heads, .head_dim = head_dim };
+    *kv = (struct crn_kv){.dtype = dtype, .n_heads = n_heads, .head_dim = head_dim};
     kv->heads = calloc(n_heads, sizeof *kv->heads);
     if (kv->heads == NULL)
         return -ENOMEM;
@@ -77,7 +81,7 @@ void crn_kv_free(struct crn_kv *kv)
     free(kv->k_scale);
     free(kv->v_scale);
     free(kv->heads);
-    *kv = (struct crn_kv){ 0 };
+    *kv = (struct crn_kv){0};
 }
 
 int crn_kv_reserve(struct crn_kv *kv, uint32_t n)
@@ -93,8 +97,8 @@ int crn_kv_reserve(struct crn_kv *kv, uint32_t n)
     return set_capacity(kv, capacity);
 }
 
-int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec, const float *k,
-                  const float *v, const int32_t *pos, uint32_t n)
+int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec,
+                  const float *k, const float *v, const int32_t *pos, uint32_t n)
 {
     if (kv->dtype == CAIRN_I8)
         return CAIRN_E_STATE;
@@ -102,9 +106,11 @@ int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const str
     if (status != 0)
         return status;
     size_t skip = (size_t)kv->n * kv->head_dim * cairn_dtype_bytes(kv->dtype);
-    status = ops->split_heads(exec, k, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity, (char *)kv->k + skip);
+    status = ops->split_heads(exec, k, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity,
+                              (char *)kv->k + skip);
     if (status == 0)
-        status = ops->split_heads(exec, v, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity, (char *)kv->v + skip);
+        status = ops->split_heads(exec, v, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity,
+                                  (char *)kv->v + skip);
     if (status != 0)
         return status;
     memcpy(kv->pos + kv->n, pos, n * sizeof *pos);
@@ -122,8 +128,8 @@ void crn_kv_truncate(struct crn_kv *kv, uint32_t n)
 }
 
 /* One head's rows as float32, then as int8. `rows` is scratch [n][dh]. */
-static int quantise_head(const struct crn_kv *from, struct crn_kv *to, uint32_t h, const struct crn_kernel_ops *ops,
-                         const struct crn_exec *exec, float *rows)
+static int quantise_head(const struct crn_kv *from, struct crn_kv *to, uint32_t h,
+                         const struct crn_kernel_ops *ops, const struct crn_exec *exec, float *rows)
 {
     size_t n = from->n, dh = from->head_dim, blocks = ((size_t)to->capacity + 63) / 64;
     int8_t *k = (int8_t *)to->k + h * (size_t)to->capacity * dh;
@@ -138,12 +144,14 @@ static int quantise_head(const struct crn_kv *from, struct crn_kv *to, uint32_t 
     return status;
 }
 
-int crn_kv_quantise(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec)
+int crn_kv_quantise(struct crn_kv *kv, const struct crn_kernel_ops *ops,
+                    const struct crn_exec *exec)
 {
     if (kv->dtype == CAIRN_I8 || kv->n == 0)
         return 0;
     size_t n = kv->n, dh = kv->head_dim, heads = kv->n_heads;
-    struct crn_kv to = { .dtype = CAIRN_I8, .n_heads = kv->n_heads, .head_dim = kv->head_dim, .n = kv->n };
+    struct crn_kv to = {
+        .dtype = CAIRN_I8, .n_heads = kv->n_heads, .head_dim = kv->head_dim, .n = kv->n};
     to.capacity = kv->n;
     to.k = malloc(heads * n * dh);
     to.v = malloc(heads * n * dh);
@@ -171,12 +179,14 @@ int crn_kv_quantise(struct crn_kv *kv, const struct crn_kernel_ops *ops, const s
 
 struct crn_span crn_kv_span(const struct crn_kv *kv, uint32_t q_begin, uint32_t q_end)
 {
-    return (struct crn_span){ .heads = kv->heads, .dtype = kv->dtype, .q_begin = q_begin, .q_end = q_end };
+    return (struct crn_span){
+        .heads = kv->heads, .dtype = kv->dtype, .q_begin = q_begin, .q_end = q_end};
 }
 
 uint64_t crn_kv_bytes(const struct crn_kv *kv)
 {
-    uint64_t rows = (uint64_t)kv->n * kv->n_heads, per_row = 2ull * kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    uint64_t rows = (uint64_t)kv->n * kv->n_heads,
+             per_row = 2ull * kv->head_dim * cairn_dtype_bytes(kv->dtype);
     uint64_t scales = 0;
     if (kv->dtype == CAIRN_I8)
         scales = 2 * (rows + ((uint64_t)kv->n + 63) / 64 * kv->head_dim * kv->n_heads);

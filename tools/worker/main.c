@@ -1,8 +1,10 @@
-/* cairn-worker: a reference engine for Llama-family models, on libcairn and kernels/. One process, one model (base plus adapters);
- * it reads contexts, shares their caches through the broker, and answers questions about them. The example for engine authors:
- * share_reuse.c and share_publish.c are what another engine would write.
+/* cairn-worker: a reference engine for Llama-family models, on libcairn and kernels/. One process,
+ * one model (base plus adapters); it reads contexts, shares their caches through the broker, and
+ * answers questions about them. The example for engine authors: share_reuse.c and share_publish.c
+ * are what another engine would write.
  *
- * Exit codes: 0 all answered, 1 something failed (one line on stderr, or an `error` field for that request), 2 usage. */
+ * Exit codes: 0 all answered, 1 something failed (one line on stderr, or an `error` field for that
+ * request), 2 usage. */
 #include "tools/worker/answer.h"
 #include "tools/worker/chat.h"
 #include "tools/worker/options.h"
@@ -40,7 +42,7 @@ static int open_client(struct program *p)
     struct cairn_options options = CAIRN_OPTIONS_INIT;
     options.socket = p->options.socket;
     options.label = p->options.label;
-    options.shape = (struct cairn_shape){ s->n_layers, s->n_kv_heads, s->head_dim, s->hidden };
+    options.shape = (struct cairn_shape){s->n_layers, s->n_kv_heads, s->head_dim, s->hidden};
     options.model = p->weights->digest;
     int status = crn_worker_family(p->weights, p->tokenizer, &options.family);
     return status != 0 ? status : cairn_open(&options, &p->worker.client);
@@ -50,7 +52,7 @@ static int load(struct program *p)
 {
     const struct crn_worker_options *o = &p->options;
     const struct crn_kernel_ops *ops = crn_kernels_named(o->backend);
-    struct crn_exec exec = { 0 };
+    struct crn_exec exec = {0};
     char why[128];
     if (ops == NULL || !ops->probe(why, sizeof why))
         return fail(o->backend, CAIRN_E_NOT_BUILT);
@@ -101,7 +103,8 @@ static int question_ids(const struct program *p, const struct crn_request *r, st
         status = crn_tokenizer_encode(p->tokenizer, r->expected, strlen(r->expected), false, ids);
     if (status == 0 && p->options.score && r->expected != NULL)
         status = crn_ids_push(ids, p->worker.decode.stop[0]);
-    *out = (struct crn_question){ .tokens = ids->ids, .n = (uint32_t)ids->n, .n_forced = (uint32_t)(ids->n - asked) };
+    *out = (struct crn_question){
+        .tokens = ids->ids, .n = (uint32_t)ids->n, .n_forced = (uint32_t)(ids->n - asked)};
     return status;
 }
 
@@ -123,7 +126,7 @@ static char *text_of(const struct program *p, const struct crn_question *q)
 
 static void write_error(struct program *p, const char *text)
 {
-    struct crn_reply reply = { .error = text };
+    struct crn_reply reply = {.error = text};
     p->failures++;
     if (p->options.json)
         crn_reply_write(stdout, &reply);
@@ -131,12 +134,18 @@ static void write_error(struct program *p, const char *text)
         fprintf(stderr, "cairn-worker: %s\n", text);
 }
 
-static void write_answer(struct program *p, const struct crn_request *r, const struct crn_question *q,
-                         const struct crn_outcome *outcome)
+static void write_answer(struct program *p, const struct crn_request *r,
+                         const struct crn_question *q, const struct crn_outcome *outcome)
 {
     char *text = p->options.score ? NULL : text_of(p, q);
-    struct crn_reply reply = { .answer = text, .expected = r->expected, .n_tokens = q->n_answer, .stopped = (int)q->stopped,
-                               .scored = p->options.score, .exact = (int)q->exact, .nll = q->nll, .outcome = outcome };
+    struct crn_reply reply = {.answer = text,
+                              .expected = r->expected,
+                              .n_tokens = q->n_answer,
+                              .stopped = (int)q->stopped,
+                              .scored = p->options.score,
+                              .exact = (int)q->exact,
+                              .nll = q->nll,
+                              .outcome = outcome};
     if (p->options.json)
         crn_reply_write(stdout, &reply);
     else if (p->options.score)
@@ -151,7 +160,9 @@ static void write_answer(struct program *p, const struct crn_request *r, const s
 static const char *reason_of(int status, uint32_t tokens, uint32_t limit, char *buf, size_t bytes)
 {
     if (status == CAIRN_E_TOO_BIG)
-        snprintf(buf, bytes, "context and question have more than the %u tokens this model allows (context %u)", limit, tokens);
+        snprintf(buf, bytes,
+                 "context and question have more than the %u tokens this model allows (context %u)",
+                 limit, tokens);
     else
         snprintf(buf, bytes, "%s", cairn_strerror(status));
     return buf;
@@ -159,12 +170,17 @@ static const char *reason_of(int status, uint32_t tokens, uint32_t limit, char *
 
 static void compress(struct program *p, const struct crn_ids *context)
 {
-    struct crn_ids prefix = { 0 };
+    struct crn_ids prefix = {0};
     float share = 0;
-    int status = crn_tokenizer_encode(p->tokenizer, COMPRESS_PROMPT, strlen(COMPRESS_PROMPT), false, &prefix);
-    struct crn_compress c = { .tokens = context->ids, .n = (uint32_t)context->n, .reader_prefix = prefix.ids,
-                              .n_prefix = (uint32_t)prefix.n, .keep = p->options.compress_keep,
-                              .dtype = p->options.compress_dtype, .timeout_ms = p->options.reuse.timeout_ms };
+    int status = crn_tokenizer_encode(p->tokenizer, COMPRESS_PROMPT, strlen(COMPRESS_PROMPT), false,
+                                      &prefix);
+    struct crn_compress c = {.tokens = context->ids,
+                             .n = (uint32_t)context->n,
+                             .reader_prefix = prefix.ids,
+                             .n_prefix = (uint32_t)prefix.n,
+                             .keep = p->options.compress_keep,
+                             .dtype = p->options.compress_dtype,
+                             .timeout_ms = p->options.reuse.timeout_ms};
     if (status == 0)
         status = crn_share_compress(&p->worker.engine, p->worker.client, &c, &share);
     if (status == 0)
@@ -178,9 +194,9 @@ struct group {
     const struct crn_request *requests;
     size_t n;
     struct crn_ids context;
-    struct crn_ids *ids;             /* [n] */
-    struct crn_question *questions;  /* [n] */
-    int32_t *answers;                /* [n][max_tokens] */
+    struct crn_ids *ids;            /* [n] */
+    struct crn_question *questions; /* [n] */
+    int32_t *answers;               /* [n][max_tokens] */
 };
 
 static int group_ids(struct program *p, struct group *g)
@@ -191,7 +207,8 @@ static int group_ids(struct program *p, struct group *g)
     g->answers = malloc((g->n + 1) * longest * sizeof *g->answers);
     if (g->ids == NULL || g->questions == NULL || g->answers == NULL)
         return -12;
-    int status = crn_chat_context(&p->chat, g->requests[0].context, g->requests[0].context_bytes, &g->context);
+    int status = crn_chat_context(&p->chat, g->requests[0].context, g->requests[0].context_bytes,
+                                  &g->context);
     for (size_t i = 0; i < g->n && status == 0 && g->requests[i].question != NULL; i++) {
         status = question_ids(p, &g->requests[i], &g->ids[i], &g->questions[i]);
         g->questions[i].answer = g->answers + i * longest;
@@ -202,23 +219,25 @@ static int group_ids(struct program *p, struct group *g)
 /* Requests with one context: a single one that only reads it has no question. */
 static void answer_group(struct program *p, const struct crn_request *requests, size_t n)
 {
-    struct group g = { .requests = requests, .n = n };
+    struct group g = {.requests = requests, .n = n};
     struct crn_outcome outcome;
     char why[160];
     uint32_t n_questions = requests[0].question != NULL ? (uint32_t)n : 0;
     int status = group_ids(p, &g);
     if (status == 0)
-        status = crn_answer(&p->worker, g.context.ids, (uint32_t)g.context.n, g.questions, n_questions, &outcome);
+        status = crn_answer(&p->worker, g.context.ids, (uint32_t)g.context.n, g.questions,
+                            n_questions, &outcome);
     if (status == 0 && p->options.compress_keep > 0 && p->worker.client != NULL)
         compress(p, &g.context);
     for (size_t i = 0; i < n_questions || (status != 0 && i == 0); i++) {
         if (status != 0)
-            write_error(p, reason_of(status, (uint32_t)g.context.n, p->weights->shape.context_max, why, sizeof why));
+            write_error(p, reason_of(status, (uint32_t)g.context.n, p->weights->shape.context_max,
+                                     why, sizeof why));
         else
             write_answer(p, &requests[i], &g.questions[i], &outcome);
     }
     if (status == 0 && n_questions == 0 && p->options.json) {
-        struct crn_reply reply = { .answer = NULL, .outcome = &outcome };
+        struct crn_reply reply = {.answer = NULL, .outcome = &outcome};
         crn_reply_write(stdout, &reply);
     }
     for (size_t i = 0; i < n && g.ids != NULL; i++)
@@ -231,7 +250,8 @@ static void answer_group(struct program *p, const struct crn_request *requests, 
 
 static int same_context(const struct crn_request *a, const struct crn_request *b)
 {
-    return b->error == NULL && a->context_bytes == b->context_bytes && memcmp(a->context, b->context, a->context_bytes) == 0;
+    return b->error == NULL && a->context_bytes == b->context_bytes &&
+           memcmp(a->context, b->context, a->context_bytes) == 0;
 }
 
 static int answer_requests(struct program *p)
@@ -249,7 +269,8 @@ static int answer_requests(struct program *p)
             write_error(p, "--score needs an answer in every line");
             continue;
         }
-        while (n < p->options.batch && i + n < requests.n && same_context(first, &requests.list[i + n]))
+        while (n < p->options.batch && i + n < requests.n &&
+               same_context(first, &requests.list[i + n]))
             n++;
         answer_group(p, first, n);
     }
@@ -260,7 +281,7 @@ static int answer_requests(struct program *p)
 
 static int answer_context(struct program *p)
 {
-    struct crn_request base = { 0 };
+    struct crn_request base = {0};
     int status = crn_text_read(p->options.context_file, &base.context, &base.context_bytes);
     if (status != 0)
         return status;
@@ -294,7 +315,8 @@ int main(int argc, char **argv)
         cairn_digest_text(&program.weights->digest, digest);
         printf("%s\n", digest);
     } else if (status == 0) {
-        status = program.options.requests_file != NULL ? answer_requests(&program) : answer_context(&program);
+        status = program.options.requests_file != NULL ? answer_requests(&program)
+                                                       : answer_context(&program);
     }
     int failed = status != 0 || program.failures > 0;
     unload(&program);

@@ -1,5 +1,6 @@
-/* Command line of cairn-worker. One table: long option, argument name, help. Every value is checked here, so that nothing further
- * down meets a number out of range; the first wrong one gives one line and exit code 2. */
+/* Command line of cairn-worker. One table: long option, argument name, help. Every value is checked
+ * here, so that nothing further down meets a number out of range; the first wrong one gives one
+ * line and exit code 2. */
 #include "tools/worker/options.h"
 
 #include "ipc/log.h"
@@ -12,57 +13,95 @@
 #include <unistd.h>
 
 enum option_id {
-    OPT_MODEL = 256, OPT_ADAPTER, OPT_LABEL, OPT_CONTEXT, OPT_ASK, OPT_REQUESTS, OPT_SOCKET, OPT_BACKEND, OPT_REUSE,
-    OPT_NO_PUBLISH, OPT_PYRAMID, OPT_STATES, OPT_COMPRESS, OPT_KV, OPT_STORE, OPT_PRIVATE_INT8, OPT_HOLD, OPT_QUALITY,
-    OPT_THREADS, OPT_PIN, OPT_BATCH, OPT_MAX_TOKENS, OPT_TEMPERATURE, OPT_TOP_P, OPT_SEED, OPT_SCORE, OPT_TIMEOUT,
-    OPT_JSON, OPT_DIGEST, OPT_LOG_LEVEL, OPT_VERSION, OPT_HELP,
+    OPT_MODEL = 256,
+    OPT_ADAPTER,
+    OPT_LABEL,
+    OPT_CONTEXT,
+    OPT_ASK,
+    OPT_REQUESTS,
+    OPT_SOCKET,
+    OPT_BACKEND,
+    OPT_REUSE,
+    OPT_NO_PUBLISH,
+    OPT_PYRAMID,
+    OPT_STATES,
+    OPT_COMPRESS,
+    OPT_KV,
+    OPT_STORE,
+    OPT_PRIVATE_INT8,
+    OPT_HOLD,
+    OPT_QUALITY,
+    OPT_THREADS,
+    OPT_PIN,
+    OPT_BATCH,
+    OPT_MAX_TOKENS,
+    OPT_TEMPERATURE,
+    OPT_TOP_P,
+    OPT_SEED,
+    OPT_SCORE,
+    OPT_TIMEOUT,
+    OPT_JSON,
+    OPT_DIGEST,
+    OPT_LOG_LEVEL,
+    OPT_VERSION,
+    OPT_HELP,
 };
 
 static const struct {
     const char *name, *argument, *help;
     int id;
 } table[] = {
-    { "model", "FILE", "GGUF model of the Llama family", OPT_MODEL },
-    { "adapter", "FILE[=SCALE]", "GGUF LoRA adapter, merged at load; may be repeated", OPT_ADAPTER },
-    { "label", "TEXT", "display name of the model", OPT_LABEL },
-    { "context", "FILE", "text to read and publish", OPT_CONTEXT },
-    { "ask", "TEXT", "question about the context; may be repeated", OPT_ASK },
-    { "requests", "FILE", "JSON lines {context | context_file, question, answer?}; - for standard input", OPT_REQUESTS },
-    { "socket", "PATH", "the broker's address (default: $CAIRN_SOCKET, else the user's runtime directory)", OPT_SOCKET },
-    { "reuse", "auto|never|full|A-B[+map]", "what to do with cached contexts (default auto)", OPT_REUSE },
-    { "quality", "Q", "use only plans that keep this share of this model's own quality", OPT_QUALITY },
-    { "hold", NULL, "keep all rows of a run's first layer throughout the run", OPT_HOLD },
-    { "no-publish", NULL, "do not publish what this worker prefills", OPT_NO_PUBLISH },
-    { "pyramid", "off|prefill:d=0.9,rho=0.2|plan|keep=F", "tokens kept (default off)", OPT_PYRAMID },
-    { "states", "L,L,...", "layers whose entering state to publish besides those that plans start from", OPT_STATES },
-    { "compress", "keep=F[,i8]", "after the commit, keep the share F of the tokens, chosen by re-reading", OPT_COMPRESS },
-    { "kv", "f32|f16|bf16", "type of this worker's own KV (default f16)", OPT_KV },
-    { "store", "f32|f16|bf16|i8", "type of published payloads (default: that of --kv)", OPT_STORE },
-    { "private-int8", NULL, "hold finished private KV as int8", OPT_PRIVATE_INT8 },
-    { "threads", "N", "threads for computing (default: CPUs this process may use)", OPT_THREADS },
-    { "pin", NULL, "bind each thread to a CPU", OPT_PIN },
-    { "batch", "N", "answer up to N questions about one context together (default 1)", OPT_BATCH },
-    { "max-tokens", "N", "longest answer (default 64)", OPT_MAX_TOKENS },
-    { "temperature", "T", "0: always the most likely token (default)", OPT_TEMPERATURE },
-    { "top-p", "P", "sample from the most likely tokens of this total probability (default 1)", OPT_TOP_P },
-    { "seed", "N", "of sampling (default 1)", OPT_SEED },
-    { "score", NULL, "score the given answers instead of generating: exact and nll", OPT_SCORE },
-    { "timeout", "MS", "longest wait for the broker per call (default 30000)", OPT_TIMEOUT },
-    { "backend", "cpu|ref", "kernels (default cpu)", OPT_BACKEND },
-    { "json", NULL, "one JSON line per answer", OPT_JSON },
-    { "digest", NULL, "print the model's digest and exit", OPT_DIGEST },
-    { "log-level", "LEVEL", "error, warn, info or debug (default warn)", OPT_LOG_LEVEL },
-    { "version", NULL, "print the version", OPT_VERSION },
-    { "help", NULL, "print this", OPT_HELP },
+    {"model", "FILE", "GGUF model of the Llama family", OPT_MODEL},
+    {"adapter", "FILE[=SCALE]", "GGUF LoRA adapter, merged at load; may be repeated", OPT_ADAPTER},
+    {"label", "TEXT", "display name of the model", OPT_LABEL},
+    {"context", "FILE", "text to read and publish", OPT_CONTEXT},
+    {"ask", "TEXT", "question about the context; may be repeated", OPT_ASK},
+    {"requests", "FILE",
+     "JSON lines {context | context_file, question, answer?}; - for standard input", OPT_REQUESTS},
+    {"socket", "PATH",
+     "the broker's address (default: $CAIRN_SOCKET, else the user's runtime directory)",
+     OPT_SOCKET},
+    {"reuse", "auto|never|full|A-B[+map]", "what to do with cached contexts (default auto)",
+     OPT_REUSE},
+    {"quality", "Q", "use only plans that keep this share of this model's own quality",
+     OPT_QUALITY},
+    {"hold", NULL, "keep all rows of a run's first layer throughout the run", OPT_HOLD},
+    {"no-publish", NULL, "do not publish what this worker prefills", OPT_NO_PUBLISH},
+    {"pyramid", "off|prefill:d=0.9,rho=0.2|plan|keep=F", "tokens kept (default off)", OPT_PYRAMID},
+    {"states", "L,L,...",
+     "layers whose entering state to publish besides those that plans start from", OPT_STATES},
+    {"compress", "keep=F[,i8]",
+     "after the commit, keep the share F of the tokens, chosen by re-reading", OPT_COMPRESS},
+    {"kv", "f32|f16|bf16", "type of this worker's own KV (default f16)", OPT_KV},
+    {"store", "f32|f16|bf16|i8", "type of published payloads (default: that of --kv)", OPT_STORE},
+    {"private-int8", NULL, "hold finished private KV as int8", OPT_PRIVATE_INT8},
+    {"threads", "N", "threads for computing (default: CPUs this process may use)", OPT_THREADS},
+    {"pin", NULL, "bind each thread to a CPU", OPT_PIN},
+    {"batch", "N", "answer up to N questions about one context together (default 1)", OPT_BATCH},
+    {"max-tokens", "N", "longest answer (default 64)", OPT_MAX_TOKENS},
+    {"temperature", "T", "0: always the most likely token (default)", OPT_TEMPERATURE},
+    {"top-p", "P", "sample from the most likely tokens of this total probability (default 1)",
+     OPT_TOP_P},
+    {"seed", "N", "of sampling (default 1)", OPT_SEED},
+    {"score", NULL, "score the given answers instead of generating: exact and nll", OPT_SCORE},
+    {"timeout", "MS", "longest wait for the broker per call (default 30000)", OPT_TIMEOUT},
+    {"backend", "cpu|ref", "kernels (default cpu)", OPT_BACKEND},
+    {"json", NULL, "one JSON line per answer", OPT_JSON},
+    {"digest", NULL, "print the model's digest and exit", OPT_DIGEST},
+    {"log-level", "LEVEL", "error, warn, info or debug (default warn)", OPT_LOG_LEVEL},
+    {"version", NULL, "print the version", OPT_VERSION},
+    {"help", NULL, "print this", OPT_HELP},
 };
 #define N_OPTIONS (sizeof table / sizeof *table)
 
 static void print_help(void)
 {
-    printf("usage: cairn-worker --model FILE [--adapter FILE[=SCALE]] (--context FILE [--ask TEXT]... | --requests FILE)\n\n");
+    printf("usage: cairn-worker --model FILE [--adapter FILE[=SCALE]] (--context FILE [--ask "
+           "TEXT]... | --requests FILE)\n\n");
     for (size_t i = 0; i < N_OPTIONS; i++) {
         char head[64];
-        snprintf(head, sizeof head, "--%s %s", table[i].name, table[i].argument != NULL ? table[i].argument : "");
+        snprintf(head, sizeof head, "--%s %s", table[i].name,
+                 table[i].argument != NULL ? table[i].argument : "");
         printf("  %-46s %s\n", head, table[i].help);
     }
 }
@@ -78,7 +117,8 @@ static int number(const char *option, const char *text, double lo, double hi, do
     char *end;
     double value = strtod(text, &end);
     if (end == text || *end != '\0' || !(value >= lo && value <= hi)) {
-        fprintf(stderr, "cairn-worker: --%s %s: want a number from %g to %g\n", option, text, lo, hi);
+        fprintf(stderr, "cairn-worker: --%s %s: want a number from %g to %g\n", option, text, lo,
+                hi);
         return CAIRN_E_ARG;
     }
     *out = value;
@@ -97,8 +137,14 @@ static int count(const char *option, const char *text, uint32_t lo, uint32_t hi,
 
 static int dtype(const char *option, const char *text, int with_int8, uint32_t *out)
 {
-    static const struct { const char *name; uint32_t dtype; } names[] = {
-        { "f32", CAIRN_F32 }, { "f16", CAIRN_F16 }, { "bf16", CAIRN_BF16 }, { "i8", CAIRN_I8 },
+    static const struct {
+        const char *name;
+        uint32_t dtype;
+    } names[] = {
+        {"f32", CAIRN_F32},
+        {"f16", CAIRN_F16},
+        {"bf16", CAIRN_BF16},
+        {"i8", CAIRN_I8},
     };
     for (size_t i = 0; i < sizeof names / sizeof *names - (with_int8 ? 0 : 1); i++) {
         if (strcmp(text, names[i].name) == 0) {
@@ -143,13 +189,15 @@ static int parse_reuse(struct crn_worker_options *o, const char *text)
     } else if (strcmp(text, "full") == 0) {
         r->mode = CRN_REUSE_FULL;
     } else if (sscanf(text, "%3u-%3u%n", &first, &last, &used) == 2 && used > 0 && first <= last &&
-               last < CAIRN_MAX_LAYERS && (text[used] == '\0' || strcmp(text + used, "+map") == 0)) {
+               last < CAIRN_MAX_LAYERS &&
+               (text[used] == '\0' || strcmp(text + used, "+map") == 0)) {
         r->mode = CRN_REUSE_RUN;
         r->first = first;
         r->last = last;
         r->with_map = text[used] != '\0';
     } else {
-        return refuse("reuse", text, "want auto, never, full or a run of layers as 15-23 or 15-23+map");
+        return refuse("reuse", text,
+                      "want auto, never, full or a run of layers as 15-23 or 15-23+map");
     }
     return 0;
 }
@@ -171,12 +219,17 @@ static int parse_pyramid(struct crn_worker_options *o, const char *text)
         o->publish.keep = (float)keep;
         return status;
     }
-    const char *rule = strncmp(text, "prefill", 7) != 0 ? NULL : text[7] == ':' ? text + 8 : text[7] == '\0' ? "" : NULL;
+    const char *rule = strncmp(text, "prefill", 7) != 0 ? NULL
+                       : text[7] == ':'                 ? text + 8
+                       : text[7] == '\0'                ? ""
+                                                        : NULL;
     if (rule == NULL || crn_pyramid_parse(rule, &o->rule) != 0)
-        return refuse("pyramid", text, "want off, plan, keep=F or prefill:d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0");
+        return refuse(
+            "pyramid", text,
+            "want off, plan, keep=F or prefill:d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0");
     const struct crn_pyramid_rule *r = &o->rule;
-    snprintf(o->settings, sizeof o->settings, "prefill:d=%g,rho=%g,w=%g,m=%u,I=%u,sink=%u,warm=%u", (double)r->d,
-             (double)r->rho, (double)r->w, r->m, r->interval, r->sink, r->warm);
+    snprintf(o->settings, sizeof o->settings, "prefill:d=%g,rho=%g,w=%g,m=%u,I=%u,sink=%u,warm=%u",
+             (double)r->d, (double)r->rho, (double)r->w, r->m, r->interval, r->sink, r->warm);
     return 0;
 }
 
@@ -186,7 +239,8 @@ static int parse_states(struct crn_worker_options *o, const char *text)
     for (const char *at = text; *at != '\0';) {
         char *end;
         unsigned long layer = strtoul(at, &end, 10);
-        if (end == at || layer >= CAIRN_MAX_LAYERS || n == CAIRN_MAX_STATES || (*end != '\0' && *end != ','))
+        if (end == at || layer >= CAIRN_MAX_LAYERS || n == CAIRN_MAX_STATES ||
+            (*end != '\0' && *end != ','))
             return refuse("states", text, "want up to 16 layer numbers with commas between");
         o->states[n++] = (uint16_t)layer;
         at = *end == ',' ? end + 1 : end;
@@ -242,46 +296,95 @@ static int parse_log_level(const char *text)
 static int apply_flag(struct crn_worker_options *o, int id)
 {
     switch (id) {
-    case OPT_HOLD: o->reuse.hold = 1; return 0;
-    case OPT_NO_PUBLISH: o->publish.on = 0; return 0;
-    case OPT_PRIVATE_INT8: o->private_int8 = true; return 0;
-    case OPT_PIN: o->pin = true; return 0;
-    case OPT_SCORE: o->score = true; return 0;
-    case OPT_JSON: o->json = true; return 0;
-    case OPT_DIGEST: o->digest_only = true; return 0;
-    case OPT_VERSION: printf("cairn-worker %s\n", CAIRN_VERSION); return 1;
-    case OPT_HELP: print_help(); return 1;
-    default: return CAIRN_E_ARG; /* getopt has said why */
+    case OPT_HOLD:
+        o->reuse.hold = 1;
+        return 0;
+    case OPT_NO_PUBLISH:
+        o->publish.on = 0;
+        return 0;
+    case OPT_PRIVATE_INT8:
+        o->private_int8 = true;
+        return 0;
+    case OPT_PIN:
+        o->pin = true;
+        return 0;
+    case OPT_SCORE:
+        o->score = true;
+        return 0;
+    case OPT_JSON:
+        o->json = true;
+        return 0;
+    case OPT_DIGEST:
+        o->digest_only = true;
+        return 0;
+    case OPT_VERSION:
+        printf("cairn-worker %s\n", CAIRN_VERSION);
+        return 1;
+    case OPT_HELP:
+        print_help();
+        return 1;
+    default:
+        return CAIRN_E_ARG; /* getopt has said why */
     }
 }
 
 static int apply(struct crn_worker_options *o, int id, const char *arg)
 {
     switch (id) {
-    case OPT_MODEL: o->model = arg; return 0;
-    case OPT_ADAPTER: return add_adapter(o, arg);
-    case OPT_LABEL: o->label = arg; return 0;
-    case OPT_CONTEXT: o->context_file = arg; return 0;
-    case OPT_ASK: return add_ask(o, arg);
-    case OPT_REQUESTS: o->requests_file = arg; return 0;
-    case OPT_SOCKET: o->socket = arg; return 0;
-    case OPT_BACKEND: o->backend = arg; return 0;
-    case OPT_REUSE: return parse_reuse(o, arg);
-    case OPT_QUALITY: return parse_float("quality", arg, 0, 1, &o->reuse.min_quality);
-    case OPT_PYRAMID: return parse_pyramid(o, arg);
-    case OPT_STATES: return parse_states(o, arg);
-    case OPT_COMPRESS: return parse_compress(o, arg);
-    case OPT_KV: return dtype("kv", arg, 0, &o->kv_dtype);
-    case OPT_STORE: return dtype("store", arg, 1, &o->publish.dtype);
-    case OPT_THREADS: return count("threads", arg, 1, 256, &o->n_threads);
-    case OPT_BATCH: return count("batch", arg, 1, 256, &o->batch);
-    case OPT_MAX_TOKENS: return count("max-tokens", arg, 1, 65536, &o->decode.max_tokens);
-    case OPT_TEMPERATURE: return parse_float("temperature", arg, 0, 100, &o->decode.sampler.temperature);
-    case OPT_TOP_P: return parse_float("top-p", arg, 0, 1, &o->decode.sampler.top_p);
-    case OPT_SEED: return parse_seed(o, arg);
-    case OPT_TIMEOUT: return count("timeout", arg, 1, 3600000, &o->reuse.timeout_ms);
-    case OPT_LOG_LEVEL: return parse_log_level(arg);
-    default: return apply_flag(o, id);
+    case OPT_MODEL:
+        o->model = arg;
+        return 0;
+    case OPT_ADAPTER:
+        return add_adapter(o, arg);
+    case OPT_LABEL:
+        o->label = arg;
+        return 0;
+    case OPT_CONTEXT:
+        o->context_file = arg;
+        return 0;
+    case OPT_ASK:
+        return add_ask(o, arg);
+    case OPT_REQUESTS:
+        o->requests_file = arg;
+        return 0;
+    case OPT_SOCKET:
+        o->socket = arg;
+        return 0;
+    case OPT_BACKEND:
+        o->backend = arg;
+        return 0;
+    case OPT_REUSE:
+        return parse_reuse(o, arg);
+    case OPT_QUALITY:
+        return parse_float("quality", arg, 0, 1, &o->reuse.min_quality);
+    case OPT_PYRAMID:
+        return parse_pyramid(o, arg);
+    case OPT_STATES:
+        return parse_states(o, arg);
+    case OPT_COMPRESS:
+        return parse_compress(o, arg);
+    case OPT_KV:
+        return dtype("kv", arg, 0, &o->kv_dtype);
+    case OPT_STORE:
+        return dtype("store", arg, 1, &o->publish.dtype);
+    case OPT_THREADS:
+        return count("threads", arg, 1, 256, &o->n_threads);
+    case OPT_BATCH:
+        return count("batch", arg, 1, 256, &o->batch);
+    case OPT_MAX_TOKENS:
+        return count("max-tokens", arg, 1, 65536, &o->decode.max_tokens);
+    case OPT_TEMPERATURE:
+        return parse_float("temperature", arg, 0, 100, &o->decode.sampler.temperature);
+    case OPT_TOP_P:
+        return parse_float("top-p", arg, 0, 1, &o->decode.sampler.top_p);
+    case OPT_SEED:
+        return parse_seed(o, arg);
+    case OPT_TIMEOUT:
+        return count("timeout", arg, 1, 3600000, &o->reuse.timeout_ms);
+    case OPT_LOG_LEVEL:
+        return parse_log_level(arg);
+    default:
+        return apply_flag(o, id);
     }
 }
 
@@ -326,16 +429,18 @@ static void fill_in(struct crn_worker_options *o)
 
 int crn_worker_options_parse(int argc, char **argv, struct crn_worker_options *out)
 {
-    struct option longs[N_OPTIONS + 1] = { { 0 } };
+    struct option longs[N_OPTIONS + 1] = {{0}};
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     for (size_t i = 0; i < N_OPTIONS; i++)
-        longs[i] = (struct option){ table[i].name, table[i].argument != NULL, NULL, table[i].id };
+        longs[i] = (struct option){table[i].name, table[i].argument != NULL, NULL, table[i].id};
     *out = (struct crn_worker_options){
-        .backend = "cpu", .kv_dtype = CAIRN_F16, .batch = 1,
+        .backend = "cpu",
+        .kv_dtype = CAIRN_F16,
+        .batch = 1,
         .n_threads = cpus > 0 && cpus <= 256 ? (uint32_t)cpus : 1,
-        .reuse = { .mode = CRN_REUSE_AUTO, .timeout_ms = 30000 },
-        .publish = { .on = 1 },
-        .decode = { .sampler = { 0, 1.0f, 1 }, .max_tokens = 64 },
+        .reuse = {.mode = CRN_REUSE_AUTO, .timeout_ms = 30000},
+        .publish = {.on = 1},
+        .decode = {.sampler = {0, 1.0f, 1}, .max_tokens = 64},
     };
     int id, status = 0;
     optind = 1;

@@ -15,29 +15,30 @@ struct crn_worker_options {
     struct crn_adapter_spec adapters[CRN_MAX_ADAPTERS];
     char *adapter_paths[CRN_MAX_ADAPTERS]; /* owned */
     size_t n_adapters;
-    const char *label;         /* shown by tools; default: name of the last adapter's or the model's file */
+    const char *label; /* shown by tools; default: name of the last adapter's or the model's file */
     const char *context_file;
     const char *asks[CRN_MAX_ASKS];
     size_t n_asks;
     const char *requests_file; /* "-": standard input */
     const char *socket;
-    const char *backend;       /* kernels: cpu or ref */
+    const char *backend; /* kernels: cpu or ref */
     struct crn_reuse_choice reuse;
     struct crn_publish_choice publish;
     uint16_t states[CAIRN_MAX_STATES];
     struct crn_pyramid_rule rule;
-    char settings[128];        /* of a prefill pyramid, canonical text */
-    float compress_keep;       /* 0: no compression after the commit */
+    char settings[128];  /* of a prefill pyramid, canonical text */
+    float compress_keep; /* 0: no compression after the commit */
     uint32_t compress_dtype;
-    uint32_t kv_dtype;         /* private K and V */
+    uint32_t kv_dtype; /* private K and V */
     uint32_t n_threads;
-    uint32_t batch;            /* questions of one context decoded together */
+    uint32_t batch; /* questions of one context decoded together */
     struct crn_decode_options decode;
     bool pin, json, score, private_int8, digest_only;
 };
 
 /* argv -> options, checked. own: crn_worker_options_free.
- * returns 0, 1 when --help or --version was printed (exit 0), CAIRN_E_ARG after one line on stderr (exit 2) */
+ * returns 0, 1 when --help or --version was printed (exit 0), CAIRN_E_ARG after one line on stderr
+ * (exit 2) */
 int crn_worker_options_parse(int argc, char **argv, struct crn_worker_options *out);
 void crn_worker_options_free(struct crn_worker_options *o);
 

@@ -1,5 +1,6 @@
-/* Prefill: layer by layer over all tokens, so that each layer can be published while the next one is computed. With a pyramid
- * rule, layer l's scores decide which rows enter layer l + 1; layer l itself keeps all rows it saw (method.md 2.3.2). */
+/* Prefill: layer by layer over all tokens, so that each layer can be published while the next one
+ * is computed. With a pyramid rule, layer l's scores decide which rows enter layer l + 1; layer l
+ * itself keeps all rows it saw (method.md 2.3.2). */
 #include "tools/worker/prefill.h"
 
 #include "ipc/log.h"
@@ -67,16 +68,24 @@ static uint32_t score_calls(struct run *r, uint32_t layer, struct crn_score_call
     if (pyramid_on(r)) {
         uint32_t context = n > r->window ? n - r->window : 0;
         uint32_t n_layers = r->e->weights->shape.n_layers;
-        if (layer + 1 == n_layers || crn_pyramid_keep(r->p->rule, layer, n_layers, r->p->n, n) == context)
+        if (layer + 1 == n_layers ||
+            crn_pyramid_keep(r->p->rule, layer, n_layers, r->p->n, n) == context)
             return 0;
-        *out = (struct crn_score_call){ .q_begin = context, .q_end = n, .span = own, .reduce = CRN_REDUCE_MEAN_ALL,
-                                        .q_weight = r->weights, .out = r->scores };
+        *out = (struct crn_score_call){.q_begin = context,
+                                       .q_end = n,
+                                       .span = own,
+                                       .reduce = CRN_REDUCE_MEAN_ALL,
+                                       .q_weight = r->weights,
+                                       .out = r->scores};
         return 1;
     }
     if (!r->watching || !r->p->watch->want_scores)
         return 0;
-    *out = (struct crn_score_call){ .q_begin = n > CRN_SNAP_WINDOW ? n - CRN_SNAP_WINDOW : 0, .q_end = n, .span = own,
-                                    .reduce = CRN_REDUCE_KV_MEAN, .out = r->scores };
+    *out = (struct crn_score_call){.q_begin = n > CRN_SNAP_WINDOW ? n - CRN_SNAP_WINDOW : 0,
+                                   .q_end = n,
+                                   .span = own,
+                                   .reduce = CRN_REDUCE_KV_MEAN,
+                                   .out = r->scores};
     return 1;
 }
 
@@ -99,16 +108,18 @@ static int one_layer(struct run *r, uint32_t layer)
     watch_layer(r, layer, n_calls == 1 && !pyramid_on(r));
     if (pyramid_on(r) && n_calls == 1) {
         uint32_t keep = crn_pyramid_keep(r->p->rule, layer, s->n_layers, r->p->n, r->pass.n);
-        uint32_t n = crn_pyramid_select(r->p->rule, r->e->ops, &r->e->exec, r->scores, r->pass.n, r->window, keep, r->index);
+        uint32_t n = crn_pyramid_select(r->p->rule, r->e->ops, &r->e->exec, r->scores, r->pass.n,
+                                        r->window, keep, r->index);
         crn_pass_keep(&r->pass, r->index, n);
     }
     return 0;
 }
 
-int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_cache *cache, float *out_h)
+int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_cache *cache,
+                float *out_h)
 {
     const struct crn_model_shape *s = &e->weights->shape;
-    struct run r = { .e = e, .p = p, .cache = cache };
+    struct run r = {.e = e, .p = p, .cache = cache};
     int status = p->n > 0 && p->n <= CAIRN_MAX_TOKENS ? prepare(&r) : CAIRN_E_ARG;
     for (uint32_t l = 0; l < s->n_layers && status == 0; l++)
         status = one_layer(&r, l);
@@ -124,18 +135,21 @@ int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_ca
     return status;
 }
 
-int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_t *reader, uint32_t n_reader,
-               uint32_t start, float *out_scores)
+int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_t *reader,
+               uint32_t n_reader, uint32_t start, float *out_scores)
 {
     const struct crn_model_shape *s = &e->weights->shape;
-    struct crn_pass pass = { 0 };
+    struct crn_pass pass = {0};
     int status = crn_pass_begin(&pass, e, reader, n_reader, start);
     for (uint32_t l = 0; l < s->n_layers && status == 0; l++) {
         const struct crn_cache_layer *spans = &cache->layers[l];
-        struct crn_kv kv = { 0 };
+        struct crn_kv kv = {0};
         uint32_t n = spans->spans[0].heads[0].n;
-        struct crn_score_call call = { .q_begin = 0, .q_end = n_reader, .span = 0, .reduce = CRN_REDUCE_KV_MAX,
-                                       .out = out_scores };
+        struct crn_score_call call = {.q_begin = 0,
+                                      .q_end = n_reader,
+                                      .span = 0,
+                                      .reduce = CRN_REDUCE_KV_MAX,
+                                      .out = out_scores};
         status = crn_kv_init(&kv, e->kv_dtype, s->n_kv_heads, s->head_dim, n_reader);
         if (status == 0)
             status = crn_pass_layer(&pass, l, spans->spans, spans->n, &kv, &call, 1);

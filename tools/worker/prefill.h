@@ -1,4 +1,5 @@
-/* prefill - a context's tokens through all layers, appended to a cache; and reading a context again for its scores. */
+/* prefill - a context's tokens through all layers, appended to a cache; and reading a context again
+ * for its scores. */
 #ifndef CRN_WORKER_PREFILL_H
 #define CRN_WORKER_PREFILL_H
 
@@ -8,12 +9,14 @@
 
 #include <stdint.h>
 
-/* What happens on the way; any of them may be NULL. A failure of one ends only the watching, never the prefill. */
+/* What happens on the way; any of them may be NULL. A failure of one ends only the watching, never
+ * the prefill. */
 struct crn_prefill_watch {
     void *ctx;
     /* Rows entering a layer, before its norm: h [n][hidden]. */
     int (*state)(void *ctx, uint32_t layer, const float *h, const int32_t *pos, uint32_t n);
-    /* K and V of a layer are complete. scores: window scores per KV head [G][n], or NULL when not asked for. */
+    /* K and V of a layer are complete. scores: window scores per KV head [G][n], or NULL when not
+     * asked for. */
     int (*layer)(void *ctx, uint32_t layer, const struct crn_kv *kv, const float *scores);
     int want_scores;
 };
@@ -25,13 +28,15 @@ struct crn_prefill {
     const struct crn_prefill_watch *watch;
 };
 
-/* Appends one private piece to the cache. out_h [hidden], may be NULL: the last row after the last layer.
- * fails -ENOMEM, CAIRN_E_ARG */
-int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_cache *cache, float *out_h);
+/* Appends one private piece to the cache. out_h [hidden], may be NULL: the last row after the last
+ * layer. fails -ENOMEM, CAIRN_E_ARG */
+int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_cache *cache,
+                float *out_h);
 
-/* Scores of the cache's first span in every layer when `reader` tokens are read after it (method.md 5.4): the maximum over the
- * reader's queries and the query heads of each KV head. out_scores [L][G][n], n = tokens of that span, which all heads share. */
-int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_t *reader, uint32_t n_reader,
-               uint32_t start, float *out_scores);
+/* Scores of the cache's first span in every layer when `reader` tokens are read after it
+ * (method.md 5.4): the maximum over the reader's queries and the query heads of each KV head.
+ * out_scores [L][G][n], n = tokens of that span, which all heads share. */
+int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_t *reader,
+               uint32_t n_reader, uint32_t start, float *out_scores);
 
 #endif

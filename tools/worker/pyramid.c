@@ -1,5 +1,6 @@
-/* Token selection. The prefill rule follows the public code of PyramidInfer (method.md 2.3.2), not its paper: a factor per layer
- * that compounds, applied to the surviving context, with a cut that would go below the minimum skipped rather than clamped.
+/* Token selection. The prefill rule follows the public code of PyramidInfer (method.md 2.3.2), not
+ * its paper: a factor per layer that compounds, applied to the surviving context, with a cut that
+ * would go below the minimum skipped rather than clamped.
  *
  * Counts are computed in double as the reference does: int(c * a) must round the same way. */
 #include "tools/worker/pyramid.h"
@@ -64,7 +65,8 @@ int crn_pyramid_parse(const char *text, struct crn_pyramid_rule *out_rule)
     return 0;
 }
 
-/* float settings as the decimal numbers they were written as: 0.2f is not 0.2, and int(10 * 0.2) must be 2. */
+/* float settings as the decimal numbers they were written as: 0.2f is not 0.2, and int(10 * 0.2)
+ * must be 2. */
 static double decimal(float x)
 {
     return round((double)x * 1e6) / 1e6;
@@ -75,13 +77,14 @@ uint32_t crn_pyramid_window(const struct crn_pyramid_rule *r, uint32_t prompt_to
     return 1 + (uint32_t)(prompt_tokens * decimal(r->rho));
 }
 
-uint32_t crn_pyramid_keep(const struct crn_pyramid_rule *r, uint32_t layer, uint32_t n_layers, uint32_t prompt_tokens,
-                          uint32_t n)
+uint32_t crn_pyramid_keep(const struct crn_pyramid_rule *r, uint32_t layer, uint32_t n_layers,
+                          uint32_t prompt_tokens, uint32_t n)
 {
     uint32_t window = crn_pyramid_window(r, prompt_tokens);
     if (!r->on || window >= n)
         return n > window ? n - window : 0;
-    uint32_t context = n - window, least = prompt_tokens - window < r->m ? prompt_tokens - window : r->m;
+    uint32_t context = n - window,
+             least = prompt_tokens - window < r->m ? prompt_tokens - window : r->m;
     double d = decimal(r->d), a = d + (1 - d) * (1 + cos(M_PI * layer / n_layers)) / 2;
     if (layer < r->warm || layer % r->interval != 0 || context <= least || a >= 1)
         return context;
@@ -95,8 +98,9 @@ void crn_pyramid_weights(const struct crn_pyramid_rule *r, uint32_t window, floa
         out_weight[i] = window > 1 ? 1.0f + (r->w - 1.0f) * (float)i / (float)(window - 1) : 1.0f;
 }
 
-uint32_t crn_pyramid_select(const struct crn_pyramid_rule *r, const struct crn_kernel_ops *ops, const struct crn_exec *exec,
-                            float *score, uint32_t n, uint32_t window, uint32_t keep, uint32_t *out_index)
+uint32_t crn_pyramid_select(const struct crn_pyramid_rule *r, const struct crn_kernel_ops *ops,
+                            const struct crn_exec *exec, float *score, uint32_t n, uint32_t window,
+                            uint32_t keep, uint32_t *out_index)
 {
     uint32_t context = n - window;
     for (uint32_t i = 0; i < r->sink && i < context; i++)
@@ -120,8 +124,8 @@ void crn_snap_pool(const float *score, uint32_t n, float *out)
     }
 }
 
-uint32_t crn_snap_select(const struct crn_kernel_ops *ops, const struct crn_exec *exec, float *score, uint32_t n, float keep,
-                         uint32_t *out_index)
+uint32_t crn_snap_select(const struct crn_kernel_ops *ops, const struct crn_exec *exec,
+                         float *score, uint32_t n, float keep, uint32_t *out_index)
 {
     uint32_t k = (uint32_t)(decimal(keep) * n);
     if (k < 8)
@@ -146,7 +150,8 @@ static int descending(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-int crn_reread_threshold(const float *scores, uint32_t n_sets, uint32_t n, float keep, float *out_threshold)
+int crn_reread_threshold(const float *scores, uint32_t n_sets, uint32_t n, float keep,
+                         float *out_threshold)
 {
     size_t total = (size_t)n_sets * n, k = (size_t)(decimal(keep) * (double)total);
     if (k == 0 || k >= total) {

@@ -1,7 +1,8 @@
 /* pyramid - which tokens a layer keeps. Two ways:
- *   while prefilling (method.md 2.3.2, PyramidInfer's coded rule): one nested set per layer, chosen by the last 1 + r queries;
- *   at or after publishing (method.md 5.3, 5.4): a set per layer and KV head, from window scores or from reading the context again.
- * Pure functions over scores; the engine supplies these. */
+ *   while prefilling (method.md 2.3.2, PyramidInfer's coded rule): one nested set per layer, chosen
+ * by the last 1 + r queries; at or after publishing (method.md 5.3, 5.4): a set per layer and KV
+ * head, from window scores or from reading the context again. Pure functions over scores; the
+ * engine supplies these. */
 #ifndef CRN_WORKER_PYRAMID_H
 #define CRN_WORKER_PYRAMID_H
 
@@ -20,25 +21,31 @@ struct crn_pyramid_rule {
     uint32_t sink;     /* first tokens, always kept */
     uint32_t warm;     /* first layer whose scores may prune */
 };
-#define CRN_PYRAMID_DEFAULT { 1, 0.2f, 0.9f, 1.2f, 64, 1, 4, 0 }
+#define CRN_PYRAMID_DEFAULT                                                                        \
+    {                                                                                              \
+        1, 0.2f, 0.9f, 1.2f, 64, 1, 4, 0                                                           \
+    }
 
-/* Parses "d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0" over the defaults. CAIRN_E_ARG names nothing: the caller does. */
+/* Parses "d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0" over the defaults. CAIRN_E_ARG names nothing:
+ * the caller does. */
 int crn_pyramid_parse(const char *text, struct crn_pyramid_rule *out_rule);
 
 /* 1 + int(S rho): queries that vote, and tokens never pruned. */
 uint32_t crn_pyramid_window(const struct crn_pyramid_rule *r, uint32_t prompt_tokens);
 
-/* Kept context tokens k for layer l + 1 out of the n that reached layer l, or n - window when nothing is cut. */
-uint32_t crn_pyramid_keep(const struct crn_pyramid_rule *r, uint32_t layer, uint32_t n_layers, uint32_t prompt_tokens,
-                          uint32_t n);
+/* Kept context tokens k for layer l + 1 out of the n that reached layer l, or n - window when
+ * nothing is cut. */
+uint32_t crn_pyramid_keep(const struct crn_pyramid_rule *r, uint32_t layer, uint32_t n_layers,
+                          uint32_t prompt_tokens, uint32_t n);
 
 /* Weights linspace(1, w) of the voting queries: out [window]. */
 void crn_pyramid_weights(const struct crn_pyramid_rule *r, uint32_t window, float *out_weight);
 
-/* Rows kept for layer l + 1, ascending: top k of score [n - window] with the sinks on top, then the window.
- * out_index [n]; returns their number. score is changed. */
-uint32_t crn_pyramid_select(const struct crn_pyramid_rule *r, const struct crn_kernel_ops *ops, const struct crn_exec *exec,
-                            float *score, uint32_t n, uint32_t window, uint32_t keep, uint32_t *out_index);
+/* Rows kept for layer l + 1, ascending: top k of score [n - window] with the sinks on top, then the
+ * window. out_index [n]; returns their number. score is changed. */
+uint32_t crn_pyramid_select(const struct crn_pyramid_rule *r, const struct crn_kernel_ops *ops,
+                            const struct crn_exec *exec, float *score, uint32_t n, uint32_t window,
+                            uint32_t keep, uint32_t *out_index);
 
 /* ---- sets at publish time ---- */
 
@@ -49,18 +56,20 @@ uint32_t crn_pyramid_select(const struct crn_pyramid_rule *r, const struct crn_k
 /* Max-pools score [n] over CRN_SNAP_POOL neighbours into out [n]. */
 void crn_snap_pool(const float *score, uint32_t n, float *out);
 
-/* Tokens of one head: the sinks, the last k/2 and the best of the rest, k = max(8, int(keep n)). score is changed.
- * out_index [n]; returns k. */
-uint32_t crn_snap_select(const struct crn_kernel_ops *ops, const struct crn_exec *exec, float *score, uint32_t n, float keep,
-                         uint32_t *out_index);
+/* Tokens of one head: the sinks, the last k/2 and the best of the rest, k = max(8, int(keep n)).
+ * score is changed. out_index [n]; returns k. */
+uint32_t crn_snap_select(const struct crn_kernel_ops *ops, const struct crn_exec *exec,
+                         float *score, uint32_t n, float keep, uint32_t *out_index);
 
 #define CRN_REREAD_SINK 4u
 #define CRN_REREAD_RECENT 16u
 
-/* One threshold over all scores [n_sets][n]: the value of the int(keep * n_sets * n)-th largest, sinks and recent tokens counted
- * as largest. Fails -ENOMEM. */
-int crn_reread_threshold(const float *scores, uint32_t n_sets, uint32_t n, float keep, float *out_threshold);
-/* Tokens of one set: score >= threshold, the sinks and the recent ones. out_index [n]; returns their number. */
+/* One threshold over all scores [n_sets][n]: the value of the int(keep * n_sets * n)-th largest,
+ * sinks and recent tokens counted as largest. Fails -ENOMEM. */
+int crn_reread_threshold(const float *scores, uint32_t n_sets, uint32_t n, float keep,
+                         float *out_threshold);
+/* Tokens of one set: score >= threshold, the sinks and the recent ones. out_index [n]; returns
+ * their number. */
 uint32_t crn_reread_select(const float *score, uint32_t n, float threshold, uint32_t *out_index);
 
 #endif

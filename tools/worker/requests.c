@@ -1,4 +1,5 @@
-/* Requests and replies as JSON lines (jansson). A broken line costs that line only. Numbers are seconds, bytes and tokens. */
+/* Requests and replies as JSON lines (jansson). A broken line costs that line only. Numbers are
+ * seconds, bytes and tokens. */
 #include "tools/worker/requests.h"
 
 #include "ipc/log.h"
@@ -62,7 +63,8 @@ __attribute__((format(printf, 1, 2))) static char *text_of(const char *format, .
 /* Context of a line: given in it, or in a file it names. */
 static char *take_context(const json_t *line, size_t number, struct crn_request *r)
 {
-    const json_t *text = json_object_get(line, "context"), *file = json_object_get(line, "context_file");
+    const json_t *text = json_object_get(line, "context"),
+                 *file = json_object_get(line, "context_file");
     if (json_is_string(text) && file == NULL) {
         r->context_bytes = json_string_length(text);
         r->context = malloc(r->context_bytes + 1);
@@ -74,12 +76,14 @@ static char *take_context(const json_t *line, size_t number, struct crn_request 
         return text_of("line %zu: want a string in either context or context_file", number);
     int status = crn_text_read(json_string_value(file), &r->context, &r->context_bytes);
     return status == 0 ? NULL
-                       : text_of("line %zu: context_file %s: %s", number, json_string_value(file), cairn_strerror(status));
+                       : text_of("line %zu: context_file %s: %s", number, json_string_value(file),
+                                 cairn_strerror(status));
 }
 
 static char *take_fields(const json_t *line, size_t number, struct crn_request *r)
 {
-    const json_t *question = json_object_get(line, "question"), *answer = json_object_get(line, "answer");
+    const json_t *question = json_object_get(line, "question"),
+                 *answer = json_object_get(line, "answer");
     if (!json_is_object(line))
         return text_of("line %zu: want a JSON object", number);
     if (!json_is_string(question))
@@ -97,7 +101,7 @@ static void parse_line(const char *text, size_t n, size_t number, struct crn_req
 {
     json_error_t error;
     json_t *line = json_loadb(text, n, JSON_REJECT_DUPLICATES, &error);
-    *r = (struct crn_request){ 0 };
+    *r = (struct crn_request){0};
     r->error = line == NULL ? text_of("line %zu, column %d: %s", number, error.column, error.text)
                             : take_fields(line, number, r);
     json_decref(line);
@@ -121,8 +125,9 @@ int crn_requests_read(const char *path, struct crn_requests *out)
 {
     char *text = NULL;
     size_t bytes, number = 1;
-    int status = strcmp(path, "-") == 0 ? read_stream(stdin, &text, &bytes) : crn_text_read(path, &text, &bytes);
-    *out = (struct crn_requests){ 0 };
+    int status = strcmp(path, "-") == 0 ? read_stream(stdin, &text, &bytes)
+                                        : crn_text_read(path, &text, &bytes);
+    *out = (struct crn_requests){0};
     for (char *line = text; status == 0 && line < text + bytes; number++) {
         char *end = memchr(line, '\n', (size_t)(text + bytes - line));
         size_t n = (size_t)((end != NULL ? end : text + bytes) - line);
@@ -146,7 +151,7 @@ void crn_requests_free(struct crn_requests *r)
         free(r->list[i].error);
     }
     free(r->list);
-    *r = (struct crn_requests){ 0 };
+    *r = (struct crn_requests){0};
 }
 
 static json_t *run_of(const struct crn_reuse_result *r)
@@ -158,14 +163,15 @@ static json_t *outcome_of(const struct crn_outcome *o)
 {
     char producer[33];
     cairn_digest_text(&o->reuse.producer, producer);
-    return json_pack("{s:s, s:s, s:s, s:o, s:b, s:I, s:I, s:f, s:{s:f, s:f, s:f, s:f, s:f}, s:f, s:I, s:I, s:b}",
-                     "class", crn_class_name(o->reuse.class_), "reason", o->reason,
-                     "producer", o->reuse.n_tokens > 0 ? producer : "", "run", run_of(&o->reuse), "map", o->reuse.mapped,
-                     "context_tokens", (json_int_t)o->n_context, "reused_tokens", (json_int_t)o->reuse.n_tokens,
-                     "ttft_s", o->ttft_s, "ttft_parts", "attach", o->reuse.match_s, "map", o->reuse.map_s, "run",
-                     o->reuse.run_s, "prefill", o->prefill_s, "suffix", o->reuse.suffix_s, "total_s", o->total_s,
-                     "kv_shared_bytes", (json_int_t)o->kv_shared_bytes, "kv_private_bytes",
-                     (json_int_t)o->kv_private_bytes, "published", o->published);
+    return json_pack(
+        "{s:s, s:s, s:s, s:o, s:b, s:I, s:I, s:f, s:{s:f, s:f, s:f, s:f, s:f}, s:f, s:I, s:I, s:b}",
+        "class", crn_class_name(o->reuse.class_), "reason", o->reason, "producer",
+        o->reuse.n_tokens > 0 ? producer : "", "run", run_of(&o->reuse), "map", o->reuse.mapped,
+        "context_tokens", (json_int_t)o->n_context, "reused_tokens", (json_int_t)o->reuse.n_tokens,
+        "ttft_s", o->ttft_s, "ttft_parts", "attach", o->reuse.match_s, "map", o->reuse.map_s, "run",
+        o->reuse.run_s, "prefill", o->prefill_s, "suffix", o->reuse.suffix_s, "total_s", o->total_s,
+        "kv_shared_bytes", (json_int_t)o->kv_shared_bytes, "kv_private_bytes",
+        (json_int_t)o->kv_private_bytes, "published", o->published);
 }
 
 /* Bytes of an answer need not be UTF-8: what is not becomes U+FFFD. */
@@ -204,8 +210,9 @@ static json_t *reply_of(const struct crn_reply *r)
     if (r->scored)
         json_object_set_new(line, "nll", json_real(r->nll));
     if (r->expected != NULL)
-        json_object_set_new(line, "exact",
-                            json_boolean(r->scored ? r->exact : r->stopped && strcmp(r->answer, r->expected) == 0));
+        json_object_set_new(
+            line, "exact",
+            json_boolean(r->scored ? r->exact : r->stopped && strcmp(r->answer, r->expected) == 0));
     json_object_set_new(line, "tokens", json_integer(r->n_tokens));
     json_t *outcome = outcome_of(r->outcome);
     json_object_update(line, outcome);

@@ -9,7 +9,7 @@
 
 /* One line. A line that cannot be used has `error` set and nothing else. Strings are owned. */
 struct crn_request {
-    char *context;  /* text; of the line before when it named the same file */
+    char *context; /* text; of the line before when it named the same file */
     size_t context_bytes;
     char *question;
     char *expected; /* NULL: none given */
@@ -21,9 +21,9 @@ struct crn_requests {
     size_t n;
 };
 
-/* Reads a file of JSON lines ("-": standard input): {"context" or "context_file", "question", "answer"?}. Paths are relative to
- * the working directory. Empty lines are skipped. A broken line becomes a request with an error that says line and cause.
- * fails   -errno (file), -ENOMEM */
+/* Reads a file of JSON lines ("-": standard input): {"context" or "context_file", "question",
+ * "answer"?}. Paths are relative to the working directory. Empty lines are skipped. A broken line
+ * becomes a request with an error that says line and cause. fails   -errno (file), -ENOMEM */
 int crn_requests_read(const char *path, struct crn_requests *out);
 void crn_requests_free(struct crn_requests *r);
 

@@ -1,5 +1,6 @@
-/* share - the worker's side of libcairn: attach a context, recompute a run, publish, compress. The example for engine authors.
- * Every failure here costs speed only: the caller prefills by itself. */
+/* share - the worker's side of libcairn: attach a context, recompute a run, publish, compress. The
+ * example for engine authors. Every failure here costs speed only: the caller prefills by itself.
+ */
 #ifndef CRN_WORKER_SHARE_H
 #define CRN_WORKER_SHARE_H
 
@@ -12,20 +13,20 @@
 
 /* How a context may be reused. */
 enum crn_reuse_mode {
-    CRN_REUSE_AUTO = 1,  /* exact entries, or a sibling's by a stored plan */
+    CRN_REUSE_AUTO = 1, /* exact entries, or a sibling's by a stored plan */
     CRN_REUSE_NEVER = 2,
-    CRN_REUSE_FULL = 3,  /* any sibling's payloads as they are: for measurements */
-    CRN_REUSE_RUN = 4,   /* any sibling's, recomputing layers first..last: for measurements */
+    CRN_REUSE_FULL = 3, /* any sibling's payloads as they are: for measurements */
+    CRN_REUSE_RUN = 4,  /* any sibling's, recomputing layers first..last: for measurements */
 };
 
 struct crn_reuse_choice {
     enum crn_reuse_mode mode;
-    uint32_t first, last; /* RUN */
-    int with_map;         /* RUN: apply the state map of a stored plan that starts at `first` */
+    uint32_t first, last;     /* RUN */
+    int with_map;             /* RUN: apply the state map of a stored plan that starts at `first` */
     struct cairn_digest self; /* this model, with_map: whose plans are looked at */
-    int hold;             /* keep all rows of the run's first layer throughout */
+    int hold;                 /* keep all rows of the run's first layer throughout */
     float min_quality;
-    uint32_t timeout_ms;  /* for each attach, publish, ... */
+    uint32_t timeout_ms; /* for each attach, publish, ... */
 };
 
 /* Publish-time sets. */
@@ -33,55 +34,61 @@ enum crn_publish_sets { CRN_SETS_WHOLE = 0, CRN_SETS_PLAN = 1, CRN_SETS_KEEP = 2
 
 struct crn_publish_choice {
     int on;
-    uint32_t dtype;             /* stored as: enum cairn_dtype */
+    uint32_t dtype; /* stored as: enum cairn_dtype */
     enum crn_publish_sets sets;
-    float keep;                 /* CRN_SETS_KEEP */
-    const uint16_t *states;     /* layers whose state to add to those the broker wants */
+    float keep;             /* CRN_SETS_KEEP */
+    const uint16_t *states; /* layers whose state to add to those the broker wants */
     uint32_t n_states;
-    const char *settings;       /* of a prefill pyramid, else NULL */
+    const char *settings; /* of a prefill pyramid, else NULL */
 };
 
 /* ---- attach and reuse ---- */
 
 struct crn_reuse_result {
     uint32_t class_, reason;
-    uint32_t n_tokens;          /* reused from position 0 */
+    uint32_t n_tokens;           /* reused from position 0 */
     int32_t run_first, run_last; /* -1, -2: no run */
     int mapped;
     struct cairn_digest producer;
     double match_s, map_s, run_s, suffix_s;
 };
 
-/* Attaches what is cached of tokens [n]; NULL lease and 0 when there is nothing to use (out_result says why). */
-int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_t n, const struct crn_reuse_choice *choice,
-                     struct cairn_lease **out_lease, struct crn_reuse_result *out_result);
+/* Attaches what is cached of tokens [n]; NULL lease and 0 when there is nothing to use (out_result
+ * says why). */
+int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_t n,
+                     const struct crn_reuse_choice *choice, struct cairn_lease **out_lease,
+                     struct crn_reuse_result *out_result);
 
-/* Brings the lease's parts into the cache: runs what must be recomputed, adds the rest as spans. When decode is given (the lease
- * covers the whole context) its suffix pass follows each layer; else all layers are waited for. On failure the cache and decode
- * are in no usable state.
- * fails   codes of cairn_reuse and of the engine */
+/* Brings the lease's parts into the cache: runs what must be recomputed, adds the rest as spans.
+ * When decode is given (the lease covers the whole context) its suffix pass follows each layer;
+ * else all layers are waited for. On failure the cache and decode are in no usable state. fails
+ * codes of cairn_reuse and of the engine */
 int crn_share_reuse(struct crn_engine *e, struct cairn_lease *lease, const int32_t *tokens,
-                    const struct crn_reuse_choice *choice, struct crn_cache *cache, struct crn_decode *decode,
-                    struct crn_reuse_result *io_result);
+                    const struct crn_reuse_choice *choice, struct crn_cache *cache,
+                    struct crn_decode *decode, struct crn_reuse_result *io_result);
 
 /* ---- publish ---- */
 
 struct crn_publish;
 
-/* Begins publishing tokens [start, start + n) of a context behind a prefill; parent is the lease that covers what is before start
- * (NULL when start is 0). NULL when the broker is absent, full, or somebody else has or publishes the same: then nothing is
- * published, which is no error. own: end with crn_publish_end. */
-struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client *client, const int32_t *context,
-                                      uint32_t start, uint32_t n, struct cairn_lease *parent,
+/* Begins publishing tokens [start, start + n) of a context behind a prefill; parent is the lease
+ * that covers what is before start (NULL when start is 0). NULL when the broker is absent, full, or
+ * somebody else has or publishes the same: then nothing is published, which is no error. own: end
+ * with crn_publish_end. */
+struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client *client,
+                                      const int32_t *context, uint32_t start, uint32_t n,
+                                      struct cairn_lease *parent,
                                       const struct crn_publish_choice *choice, uint32_t timeout_ms);
 /* The hooks to hand to crn_prefill; valid until crn_publish_end. */
 const struct crn_prefill_watch *crn_publish_watch(struct crn_publish *p);
-/* Commits when everything arrived, else aborts. out_entry may be NULL. 0 when published. NULL p: CAIRN_E_MISS. */
+/* Commits when everything arrived, else aborts. out_entry may be NULL. 0 when published. NULL p:
+ * CAIRN_E_MISS. */
 int crn_publish_end(struct crn_publish *p, int commit, struct cairn_entry_id *out_entry);
 
-/* Compresses the entry that holds exactly tokens [n] of this model: reads the context again for scores, keeps the share `keep`
- * over all layers and heads (method.md 5.4), stored as dtype. reader_prefix: "Repeat the previous context exactly" as tokens.
- * out_share: kept share reached. fails CAIRN_E_MISS when there is no such entry, codes of the library and the engine */
+/* Compresses the entry that holds exactly tokens [n] of this model: reads the context again for
+ * scores, keeps the share `keep` over all layers and heads (method.md 5.4), stored as dtype.
+ * reader_prefix: "Repeat the previous context exactly" as tokens. out_share: kept share reached.
+ * fails CAIRN_E_MISS when there is no such entry, codes of the library and the engine */
 struct crn_compress {
     const int32_t *tokens;
     uint32_t n;
@@ -91,6 +98,7 @@ struct crn_compress {
     uint32_t dtype;
     uint32_t timeout_ms;
 };
-int crn_share_compress(struct crn_engine *e, struct cairn_client *client, const struct crn_compress *c, float *out_share);
+int crn_share_compress(struct crn_engine *e, struct cairn_client *client,
+                       const struct crn_compress *c, float *out_share);
 
 #endif

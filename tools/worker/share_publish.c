@@ -1,6 +1,7 @@
-/* Publishing behind a prefill: each layer is handed over as soon as it is complete, states as they pass by. A failure ends the
- * publishing, never the prefill. Compressing: the committed entry is read again, every token scored by the attention it draws,
- * and the broker is sent lists of the rows to keep; no K or V travels (method.md 5.4). */
+/* Publishing behind a prefill: each layer is handed over as soon as it is complete, states as they
+ * pass by. A failure ends the publishing, never the prefill. Compressing: the committed entry is
+ * read again, every token scored by the attention it draws, and the broker is sent lists of the
+ * rows to keep; no K or V travels (method.md 5.4). */
 #include "tools/worker/share.h"
 
 #include "ipc/log.h"
@@ -17,10 +18,10 @@ struct crn_publish {
     uint32_t n; /* tokens of the entry */
     uint32_t timeout_ms;
     int failed;
-    float *pooled;             /* [n] */
-    uint32_t *index;           /* [G][n] */
-    const uint32_t **lists;    /* [G] */
-    uint32_t *counts;          /* [G] */
+    float *pooled;          /* [n] */
+    uint32_t *index;        /* [G][n] */
+    const uint32_t **lists; /* [G] */
+    uint32_t *counts;       /* [G] */
     struct crn_prefill_watch watch;
 };
 
@@ -28,7 +29,8 @@ struct crn_publish {
 static int give_up(struct crn_publish *p, const char *what, uint32_t layer, int status)
 {
     if (!p->failed)
-        crn_log(CRN_LOG_WARN, "publishing ended at %s of layer %u: %s", what, layer, cairn_strerror(status));
+        crn_log(CRN_LOG_WARN, "publishing ended at %s of layer %u: %s", what, layer,
+                cairn_strerror(status));
     p->failed = 1;
     return status;
 }
@@ -81,12 +83,14 @@ static float share_of(const struct crn_publish *p, uint32_t layer)
 }
 
 /* Sets of one layer by its window scores [G][n], one per KV head. */
-static int choose_sets(struct crn_publish *p, const struct crn_kv *kv, const float *scores, float keep, struct cairn_put *put)
+static int choose_sets(struct crn_publish *p, const struct crn_kv *kv, const float *scores,
+                       float keep, struct cairn_put *put)
 {
     for (uint32_t h = 0; h < kv->n_heads; h++) {
         crn_snap_pool(scores + (size_t)h * kv->n, kv->n, p->pooled);
         p->lists[h] = p->index + (size_t)h * p->n;
-        p->counts[h] = crn_snap_select(p->e->ops, &p->e->exec, p->pooled, kv->n, keep, p->index + (size_t)h * p->n);
+        p->counts[h] = crn_snap_select(p->e->ops, &p->e->exec, p->pooled, kv->n, keep,
+                                       p->index + (size_t)h * p->n);
         if (p->counts[h] == 0)
             return CAIRN_E_ARG;
     }
@@ -136,16 +140,18 @@ static void publish_free(struct crn_publish *p)
     free(p);
 }
 
-struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client *client, const int32_t *context,
-                                      uint32_t start, uint32_t n, struct cairn_lease *parent,
+struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client *client,
+                                      const int32_t *context, uint32_t start, uint32_t n,
+                                      struct cairn_lease *parent,
                                       const struct crn_publish_choice *choice, uint32_t timeout_ms)
 {
     struct cairn_draft_options options = CAIRN_DRAFT_INIT;
     struct crn_publish *p = choice->on ? calloc(1, sizeof *p) : NULL;
     if (p == NULL)
         return NULL;
-    *p = (struct crn_publish){ .e = e, .client = client, .choice = *choice, .n = n, .timeout_ms = timeout_ms };
-    p->watch = (struct crn_prefill_watch){ p, on_state, on_layer, choice->sets != CRN_SETS_WHOLE };
+    *p = (struct crn_publish){
+        .e = e, .client = client, .choice = *choice, .n = n, .timeout_ms = timeout_ms};
+    p->watch = (struct crn_prefill_watch){p, on_state, on_layer, choice->sets != CRN_SETS_WHOLE};
     options.tokens = context + start;
     options.n_tokens = n;
     options.start = start;
@@ -154,7 +160,7 @@ struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client 
         const struct cairn_lease_info *info = cairn_lease_info(parent);
         options.parent = info->parts[info->n_parts - 1].entry;
     }
-    options.pyramid = choice->settings != NULL          ? CAIRN_PYRAMID_PREFILL
+    options.pyramid = choice->settings != NULL         ? CAIRN_PYRAMID_PREFILL
                       : choice->sets != CRN_SETS_WHOLE ? CAIRN_PYRAMID_PUBLISH
                                                        : CAIRN_PYRAMID_NONE;
     options.settings = choice->settings;
@@ -201,7 +207,8 @@ int crn_publish_end(struct crn_publish *p, int commit, struct cairn_entry_id *ou
 /* ---- compress ---- */
 
 /* The whole entry as a cache of one span per layer. */
-static int cache_of(struct cairn_lease *lease, const struct crn_compress *c, struct crn_cache *cache)
+static int cache_of(struct cairn_lease *lease, const struct crn_compress *c,
+                    struct crn_cache *cache)
 {
     int status = 0;
     for (uint32_t l = 0; l < cache->n_layers && status == 0; l++) {
@@ -209,7 +216,8 @@ static int cache_of(struct cairn_lease *lease, const struct crn_compress *c, str
         status = cairn_wait(lease, 0, l, CAIRN_WAIT_KV, cairn_deadline_in(c->timeout_ms));
         if (status == 0)
             status = cairn_lease_layer(lease, 0, l, &view);
-        if (status == 0 && (view.dtype == CAIRN_DTYPE_NONE || !view.shared_pos || view.heads[0].n != c->n))
+        if (status == 0 &&
+            (view.dtype == CAIRN_DTYPE_NONE || !view.shared_pos || view.heads[0].n != c->n))
             status = CAIRN_E_STATE;
         if (status == 0)
             status = crn_cache_add_view(cache, l, &view);
@@ -217,8 +225,8 @@ static int cache_of(struct cairn_lease *lease, const struct crn_compress *c, str
     return status;
 }
 
-static int put_sets(struct cairn_draft *draft, const struct crn_engine *e, const struct crn_compress *c,
-                    const float *scores, float *out_share)
+static int put_sets(struct cairn_draft *draft, const struct crn_engine *e,
+                    const struct crn_compress *c, const float *scores, float *out_share)
 {
     const struct crn_model_shape *s = &e->weights->shape;
     uint32_t heads = s->n_kv_heads, n_sets = s->n_layers * heads;
@@ -226,12 +234,14 @@ static int put_sets(struct cairn_draft *draft, const struct crn_engine *e, const
     float threshold;
     uint32_t *index = malloc((size_t)heads * c->n * sizeof *index), counts[CAIRN_MAX_KV_HEADS];
     const uint32_t *lists[CAIRN_MAX_KV_HEADS];
-    int status = index != NULL ? crn_reread_threshold(scores, n_sets, c->n, c->keep, &threshold) : -ENOMEM;
+    int status =
+        index != NULL ? crn_reread_threshold(scores, n_sets, c->n, c->keep, &threshold) : -ENOMEM;
     for (uint32_t l = 0; l < s->n_layers && status == 0; l++) {
         struct cairn_put put = CAIRN_PUT_INIT;
         for (uint32_t h = 0; h < heads; h++) {
             lists[h] = index + (size_t)h * c->n;
-            counts[h] = crn_reread_select(scores + ((size_t)l * heads + h) * c->n, c->n, threshold, index + (size_t)h * c->n);
+            counts[h] = crn_reread_select(scores + ((size_t)l * heads + h) * c->n, c->n, threshold,
+                                          index + (size_t)h * c->n);
             kept += counts[h];
         }
         put.layer = l;
@@ -248,8 +258,9 @@ static int put_sets(struct cairn_draft *draft, const struct crn_engine *e, const
     return status;
 }
 
-static int replace_payloads(struct crn_engine *e, struct cairn_client *client, struct cairn_lease *lease,
-                            const struct crn_compress *c, const float *scores, float *out_share)
+static int replace_payloads(struct crn_engine *e, struct cairn_client *client,
+                            struct cairn_lease *lease, const struct crn_compress *c,
+                            const float *scores, float *out_share)
 {
     struct cairn_draft_options options = CAIRN_DRAFT_INIT;
     struct cairn_draft *draft;
@@ -269,12 +280,13 @@ static int replace_payloads(struct crn_engine *e, struct cairn_client *client, s
     return status;
 }
 
-int crn_share_compress(struct crn_engine *e, struct cairn_client *client, const struct crn_compress *c, float *out_share)
+int crn_share_compress(struct crn_engine *e, struct cairn_client *client,
+                       const struct crn_compress *c, float *out_share)
 {
     const struct crn_model_shape *s = &e->weights->shape;
     struct cairn_query query = CAIRN_QUERY_INIT;
     struct cairn_lease *lease = NULL;
-    struct crn_cache cache = { 0 };
+    struct crn_cache cache = {0};
     uint32_t n_reader = c->n_prefix + c->n;
     int32_t *reader = malloc((size_t)n_reader * sizeof *reader);
     float *scores = malloc((size_t)s->n_layers * s->n_kv_heads * c->n * sizeof *scores);
@@ -286,7 +298,9 @@ int crn_share_compress(struct crn_engine *e, struct cairn_client *client, const 
         status = cairn_attach(client, &query, cairn_deadline_in(c->timeout_ms), &lease);
     if (status == 0) {
         const struct cairn_lease_info *info = cairn_lease_info(lease);
-        status = info->n_parts == 1 && info->parts[0].entry_tokens == c->n && info->n_tokens == c->n ? 0 : CAIRN_E_MISS;
+        status = info->n_parts == 1 && info->parts[0].entry_tokens == c->n && info->n_tokens == c->n
+                     ? 0
+                     : CAIRN_E_MISS;
     }
     if (status == 0)
         status = cache_of(lease, c, &cache);

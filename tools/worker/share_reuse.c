@@ -1,6 +1,7 @@
-/* Reuse: a lease becomes spans of a cache. The library says what to do in which order (cairn_reuse); this file does it with the
- * engine: take the state, apply the map, recompute the run's layers into private memory, follow with the suffix. It publishes
- * nothing and chooses no plan. */
+/* Reuse: a lease becomes spans of a cache. The library says what to do in which order
+ * (cairn_reuse); this file does it with the engine: take the state, apply the map, recompute the
+ * run's layers into private memory, follow with the suffix. It publishes nothing and chooses no
+ * plan. */
 #include "tools/worker/share.h"
 
 #include "ipc/log.h"
@@ -23,7 +24,8 @@ struct map_search {
     uint64_t plan;
 };
 
-static int plan_starts_there(void *ctx, const struct cairn_plan *plan, const struct cairn_budget *budgets, const char *info)
+static int plan_starts_there(void *ctx, const struct cairn_plan *plan,
+                             const struct cairn_budget *budgets, const char *info)
 {
     struct map_search *search = ctx;
     (void)budgets;
@@ -33,14 +35,17 @@ static int plan_starts_there(void *ctx, const struct cairn_plan *plan, const str
     return 0;
 }
 
-int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_t n, const struct crn_reuse_choice *choice,
-                     struct cairn_lease **out_lease, struct crn_reuse_result *out_result)
+int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_t n,
+                     const struct crn_reuse_choice *choice, struct cairn_lease **out_lease,
+                     struct crn_reuse_result *out_result)
 {
     struct cairn_query query = CAIRN_QUERY_INIT;
     double start = now_s();
     *out_lease = NULL;
-    *out_result = (struct crn_reuse_result){ .class_ = CAIRN_CLASS_NONE, .reason = CAIRN_REASON_NO_ENTRY, .run_first = -1,
-                                             .run_last = -2 };
+    *out_result = (struct crn_reuse_result){.class_ = CAIRN_CLASS_NONE,
+                                            .reason = CAIRN_REASON_NO_ENTRY,
+                                            .run_first = -1,
+                                            .run_last = -2};
     if (choice->mode == CRN_REUSE_NEVER)
         return 0;
     query.tokens = tokens;
@@ -49,9 +54,9 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
     query.flags = choice->mode == CRN_REUSE_AUTO ? 0 : CAIRN_QUERY_INSPECT;
     int status = 0;
     if (choice->mode == CRN_REUSE_RUN && choice->with_map) {
-        struct map_search search = { .first = choice->first };
-        status = cairn_plan_each(client, NULL, &choice->self, cairn_deadline_in(choice->timeout_ms), plan_starts_there,
-                                 &search);
+        struct map_search search = {.first = choice->first};
+        status = cairn_plan_each(client, NULL, &choice->self, cairn_deadline_in(choice->timeout_ms),
+                                 plan_starts_there, &search);
         query.plan = search.plan;
         if (status != 0 || search.plan == 0)
             return status;
@@ -65,7 +70,8 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
         return 0;
     }
     const struct cairn_lease_info *info = cairn_lease_info(*out_lease);
-    out_result->class_ = choice->mode == CRN_REUSE_AUTO ? info->class_ : (uint32_t)CAIRN_CLASS_APPROX;
+    out_result->class_ =
+        choice->mode == CRN_REUSE_AUTO ? info->class_ : (uint32_t)CAIRN_CLASS_APPROX;
     out_result->reason = info->reason;
     out_result->n_tokens = info->n_tokens;
     out_result->producer = info->parts[0].producer;
@@ -80,14 +86,15 @@ struct reuse {
     const int32_t *tokens;
     struct crn_cache *cache;
     struct crn_decode *decode;
-    struct crn_pass pass;     /* rows of the run */
-    struct crn_kv *piece;     /* private layers of the part in hand */
-    uint8_t *added;           /* [n_layers][n_parts]: this shared payload is in the cache */
+    struct crn_pass pass; /* rows of the run */
+    struct crn_kv *piece; /* private layers of the part in hand */
+    uint8_t *added;       /* [n_layers][n_parts]: this shared payload is in the cache */
     int hold;
     double map_s, run_s, suffix_s;
 };
 
-static int add_view(struct reuse *r, uint32_t part, uint32_t layer, const struct cairn_layer_view *view)
+static int add_view(struct reuse *r, uint32_t part, uint32_t layer,
+                    const struct cairn_layer_view *view)
 {
     uint8_t *added = &r->added[(size_t)layer * r->info->n_parts + part];
     if (*added || view->dtype == CAIRN_DTYPE_NONE)
@@ -106,8 +113,8 @@ static int apply_map(struct reuse *r, const struct cairn_map_view *map)
     int status = delta != NULL && low != NULL ? 0 : -ENOMEM;
     const float *bias = map->w + 2 * d * rank;
     if (status == 0 && rank > 0) {
-        struct crn_matrix u = { map->w, CRN_W_F32, (uint32_t)d, map->rank };
-        struct crn_matrix v = { map->w + d * rank, CRN_W_F32, map->rank, (uint32_t)d };
+        struct crn_matrix u = {map->w, CRN_W_F32, (uint32_t)d, map->rank};
+        struct crn_matrix v = {map->w + d * rank, CRN_W_F32, map->rank, (uint32_t)d};
         status = ops->gemm(&r->e->exec, r->pass.h, n, &v, 0.0f, low);
         if (status == 0)
             status = ops->gemm(&r->e->exec, low, n, &u, 0.0f, delta);
@@ -118,7 +125,7 @@ static int apply_map(struct reuse *r, const struct cairn_map_view *map)
             memcpy(w + i * d, map->w + i * (d + 1), d * sizeof *w);
             w[d * d + i] = map->w[i * (d + 1) + d];
         }
-        struct crn_matrix full = { w, CRN_W_F32, (uint32_t)d, (uint32_t)d };
+        struct crn_matrix full = {w, CRN_W_F32, (uint32_t)d, (uint32_t)d};
         bias = w != NULL ? w + d * d : NULL;
         if (status == 0)
             status = ops->gemm(&r->e->exec, r->pass.h, n, &full, 0.0f, delta);
@@ -142,11 +149,14 @@ static int take_state(struct reuse *r, const struct cairn_state_view *state)
         return status;
     memcpy(r->pass.pos, state->pos, state->n * sizeof *state->pos);
     if (state->dtype == CAIRN_I8)
-        return ops->dequant_rows(&r->e->exec, state->rows, state->scale, state->n, state->hidden, 64, r->pass.h);
-    return ops->convert(&r->e->exec, state->rows, state->dtype, (size_t)state->n * state->hidden, CAIRN_F32, r->pass.h);
+        return ops->dequant_rows(&r->e->exec, state->rows, state->scale, state->n, state->hidden,
+                                 64, r->pass.h);
+    return ops->convert(&r->e->exec, state->rows, state->dtype, (size_t)state->n * state->hidden,
+                        CAIRN_F32, r->pass.h);
 }
 
-static int run_begin(void *ctx, uint32_t part, const struct cairn_state_view *state, const struct cairn_map_view *map)
+static int run_begin(void *ctx, uint32_t part, const struct cairn_state_view *state,
+                     const struct cairn_map_view *map)
 {
     struct reuse *r = ctx;
     const struct cairn_part *p = &r->info->parts[part];
@@ -155,8 +165,9 @@ static int run_begin(void *ctx, uint32_t part, const struct cairn_state_view *st
     r->piece = crn_cache_piece_add(r->cache);
     if (r->piece == NULL)
         return -ENOMEM;
-    int status = state != NULL ? take_state(r, state)
-                               : crn_pass_begin(&r->pass, r->e, r->tokens + p->start, p->n_tokens, p->start);
+    int status = state != NULL
+                     ? take_state(r, state)
+                     : crn_pass_begin(&r->pass, r->e, r->tokens + p->start, p->n_tokens, p->start);
     double mapped = now_s();
     if (status == 0 && map != NULL)
         status = map->hidden == r->e->weights->shape.hidden ? apply_map(r, map) : CAIRN_E_CORRUPT;
@@ -165,8 +176,9 @@ static int run_begin(void *ctx, uint32_t part, const struct cairn_state_view *st
     return status;
 }
 
-static int run_layer(void *ctx, uint32_t part, uint32_t layer, int last, const struct cairn_layer_view *earlier,
-                     const int32_t *next_pos, uint32_t n_next)
+static int run_layer(void *ctx, uint32_t part, uint32_t layer, int last,
+                     const struct cairn_layer_view *earlier, const int32_t *next_pos,
+                     uint32_t n_next)
 {
     struct reuse *r = ctx;
     const struct crn_model_shape *s = &r->e->weights->shape;
@@ -187,7 +199,8 @@ static int run_layer(void *ctx, uint32_t part, uint32_t layer, int last, const s
     return status;
 }
 
-static int suffix_layer(void *ctx, uint32_t layer, const struct cairn_layer_view *views, uint32_t n_parts)
+static int suffix_layer(void *ctx, uint32_t layer, const struct cairn_layer_view *views,
+                        uint32_t n_parts)
 {
     struct reuse *r = ctx;
     double start = now_s();
@@ -202,16 +215,21 @@ static int suffix_layer(void *ctx, uint32_t layer, const struct cairn_layer_view
 }
 
 int crn_share_reuse(struct crn_engine *e, struct cairn_lease *lease, const int32_t *tokens,
-                    const struct crn_reuse_choice *choice, struct crn_cache *cache, struct crn_decode *decode,
-                    struct crn_reuse_result *io_result)
+                    const struct crn_reuse_choice *choice, struct crn_cache *cache,
+                    struct crn_decode *decode, struct crn_reuse_result *io_result)
 {
     const struct cairn_lease_info *info = cairn_lease_info(lease);
     uint64_t deadline = cairn_deadline_in(choice->timeout_ms);
-    struct cairn_engine engine = { sizeof engine, NULL, run_begin, run_layer, suffix_layer };
+    struct cairn_engine engine = {sizeof engine, NULL, run_begin, run_layer, suffix_layer};
     struct cairn_reuse_options options = CAIRN_REUSE_INIT;
-    struct reuse r = { .e = e, .lease = lease, .info = info, .tokens = tokens, .cache = cache, .decode = decode,
-                       .hold = choice->hold };
-    struct cairn_plan forced = { .first = choice->first, .last = choice->last };
+    struct reuse r = {.e = e,
+                      .lease = lease,
+                      .info = info,
+                      .tokens = tokens,
+                      .cache = cache,
+                      .decode = decode,
+                      .hold = choice->hold};
+    struct cairn_plan forced = {.first = choice->first, .last = choice->last};
     int status;
     r.added = calloc((size_t)cache->n_layers * info->n_parts, 1);
     if (r.added == NULL)
@@ -219,7 +237,7 @@ int crn_share_reuse(struct crn_engine *e, struct cairn_lease *lease, const int32
     engine.ctx = &r;
     options.hold = (uint32_t)choice->hold;
     if (choice->mode == CRN_REUSE_FULL)
-        forced = (struct cairn_plan){ .first = 1, .last = 0 };
+        forced = (struct cairn_plan){.first = 1, .last = 0};
     if (choice->mode != CRN_REUSE_AUTO)
         options.plan = &forced;
     options.use_map = choice->mode == CRN_REUSE_RUN && choice->with_map;

@@ -1,7 +1,8 @@
 /* stored - matrices as the file stores them, with adapters beside them, for products of few tokens.
  *
- * Decoding reads every weight once per token, so it is bound by memory: a Q4_1 matrix and a rank-16 adapter are a fifth of the
- * merged float32 matrix. x W'^T = x W^T + (x A^T) (f B)^T, f = scale * alpha / r: the same numbers up to float32 rounding. */
+ * Decoding reads every weight once per token, so it is bound by memory: a Q4_1 matrix and a rank-16
+ * adapter are a fifth of the merged float32 matrix. x W'^T = x W^T + (x A^T) (f B)^T, f = scale *
+ * alpha / r: the same numbers up to float32 rounding. */
 #ifndef CRN_WORKER_STORED_H
 #define CRN_WORKER_STORED_H
 
@@ -9,7 +10,8 @@
 
 struct crn_weights;
 
-/* One matrix. w.type 0: no shorter form than the merged one. All adapters stacked: a [R][cols], b [rows][R], R = a.rows. */
+/* One matrix. w.type 0: no shorter form than the merged one. All adapters stacked: a [R][cols], b
+ * [rows][R], R = a.rows. */
 struct crn_stored_matrix {
     struct crn_matrix w, a, b;
 };

@@ -709,7 +709,7 @@ struct cairn_digest crn_tokenizer_digest(const struct crn_tokenizer *t)
 {
     const struct crn_gguf_value *tokens = crn_gguf_find(t->g, "tokenizer.ggml.tokens");
     const struct crn_gguf_value *merges = crn_gguf_find(t->g, "tokenizer.ggml.merges");
-    struct cairn_digest none = { { 0 } };
+    struct cairn_digest none = {{0}};
     struct crn_hash128 *h = crn_hash128_begin();
     if (h == NULL)
         return none;
