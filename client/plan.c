@@ -245,7 +245,8 @@ static int fetch_plans(struct cairn_client *client, struct crn_msg_plan_get msg,
             return crn_client_fail(client, status != 0 ? status : CAIRN_E_PROTO, "plans");
         msg.cursor = page.next;
     } while (page.next != 0);
-    qsort(list->plans, list->n, sizeof *list->plans, by_frontier);
+    if (list->n > 1)
+        qsort(list->plans, list->n, sizeof *list->plans, by_frontier);
     return 0;
 }
 
