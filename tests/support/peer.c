@@ -139,8 +139,8 @@ int peer_segment(struct peer *p, enum crn_fd_op op, uint64_t id, struct crn_mem 
     int status = crn_fd_recv(p->fd_sock, soon(), &r, &fd);
     if (status != 0 || r.status != 0)
         return status != 0 ? status : r.status;
-    return crn_mem_host.import_token(&r.mem, fd, op == CRN_FD_LANDING ? CRN_MEM_WRITE : CRN_MEM_READ,
-                                     out_mem);
+    enum crn_mem_access access = op == CRN_FD_LANDING ? CRN_MEM_WRITE : CRN_MEM_READ;
+    return crn_mem_host.import_token(&r.mem, fd, access, out_mem);
 }
 
 const uint8_t *peer_arena(struct peer *p, uint32_t id)

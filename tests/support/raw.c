@@ -173,8 +173,8 @@ static int attach(struct peer *p, struct crn_msg_attach *m, struct raw_lease *ou
                                       &out->n_payloads),
                      0);
     ck_assert_int_eq(crn_wire_records(out->msg.counts, 4, 4096, out->counts, &out->n_counts), 0);
-    ck_assert_int_eq(crn_wire_records(out->msg.plan, sizeof out->plan, 1, &out->plan, &out->n_plans),
-                     0);
+    status = crn_wire_records(out->msg.plan, sizeof out->plan, 1, &out->plan, &out->n_plans);
+    ck_assert_int_eq(status, 0);
     return 0;
 }
 
@@ -222,8 +222,9 @@ static int check_kv(const struct crn_payload_rec *r, const uint32_t *counts, con
         const int32_t *pos = (const int32_t *)(const void *)(base + parts[h].pos);
         for (uint32_t i = 0; i < n[h] * RAW_DIM; i++) {
             uint32_t at = (uint32_t)pos[i / RAW_DIM], c = i % RAW_DIM;
-            if (differs(r->dtype, base + parts[h].k + i * item, raw_kv(salt, r->layer, h, at, c, 0)) ||
-                differs(r->dtype, base + parts[h].v + i * item, raw_kv(salt, r->layer, h, at, c, 1)))
+            float k = raw_kv(salt, r->layer, h, at, c, 0), v = raw_kv(salt, r->layer, h, at, c, 1);
+            if (differs(r->dtype, base + parts[h].k + i * item, k) ||
+                differs(r->dtype, base + parts[h].v + i * item, v))
                 return -1;
         }
     }

@@ -315,7 +315,8 @@ END_TEST
 
 START_TEST(a_family_has_one_shape)
 {
-    static const struct peer_model twisted = {7, FAMILY, {RAW_LAYERS, 1, 64, RAW_HIDDEN}, "x", NULL};
+    static const struct peer_model twisted = {
+        7, FAMILY, {RAW_LAYERS, 1, 64, RAW_HIDDEN}, "x", NULL};
     start(small);
     struct peer *p = joined(&base), *q = peer_open(broker.socket);
     ck_assert_int_eq(peer_hello(q, &twisted, 0, broker.socket), CAIRN_E_ARG);

@@ -42,7 +42,8 @@ static struct crn_payload *payload(uint8_t kind, uint16_t layer, uint64_t bytes)
     uint32_t count = 1;
     struct crn_payload *p = NULL;
     struct crn_payload_spec spec = {.kind = kind, .dtype = CAIRN_F16, .shared_pos = 1,
-                                    .layer = layer, .bytes = bytes, .counts = &count, .n_counts = 1};
+                                    .layer = layer, .bytes = bytes, .counts = &count,
+                                    .n_counts = 1};
     return crn_payload_create(&space, &spec, &p) == 0 ? p : NULL;
 }
 
@@ -61,8 +62,8 @@ static struct crn_entry *made(struct made m)
     struct crn_body *body;
     struct crn_entry *e;
     const int32_t *tokens = (m.tokens != NULL ? m.tokens : context) + m.start;
-    struct crn_entry_spec spec = {.space = &space, .producer = m.producer != NULL ? m.producer : base,
-                                  .parent = m.parent, .start = m.start, .n_tokens = m.n_tokens,
+    const struct crn_model *producer = m.producer != NULL ? m.producer : base;
+    struct crn_entry_spec spec = {.space = &space, .producer = producer, .parent = m.parent, .start = m.start, .n_tokens = m.n_tokens,
                                   .pyramid = m.pyramid, .settings = "", .tokens = tokens};
     struct crn_payload *own = payload(CRN_PAYLOAD_TOKENS, 0, m.n_tokens * sizeof *tokens);
     struct crn_payload *kv = own != NULL ? payload(CRN_PAYLOAD_KV, 0, 65536) : NULL;
