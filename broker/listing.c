@@ -1,5 +1,6 @@
 /* The order of an attach: tokens of all parts (they are compared first), then the state where the run starts, because nothing
- * hides waiting for it, then KV layer by layer, root to leaf. Layers that the run recomputes are left out for approximate parts.
+ * hides waiting for it, then KV layer by layer, root to leaf. Layers that the run recomputes are left out for approximate parts,
+ * but for prefill pyramids: the run follows their position lists.
  *
  * Row counts travel in one array beside the records; equal neighbours share their place in it, so a whole entry of any number
  * of layers needs a single number. */
@@ -72,6 +73,7 @@ static int add_layer(struct crn_listing *l, const struct crn_path *path, uint32_
     for (uint32_t i = 0; i < path->n && status == 0; i++) {
         const struct crn_part *part = &path->parts[i];
         bool private_here = !all && part->class_ == CAIRN_CLASS_APPROX &&
+                            part->entry->pyramid != CAIRN_PYRAMID_PREFILL &&
                             crn_plan_runs(path->plan, layer);
         if (!private_here)
             status = add(l, part->entry->body->kv[layer], i);

@@ -306,6 +306,156 @@ START_TEST(plans_are_listed_as_they_were_stored_and_dropped_by_id)
 }
 END_TEST
 
+/* ---- a pyramid made while prefilling ---- */
+
+/* Rows that reach a layer: fewer and fewer, each set inside the one before. */
+static uint32_t pyramid_positions(uint32_t layer, int32_t *out_pos)
+{
+    uint32_t n = 0, step = layer + 1;
+    for (uint32_t pos = 0; pos < N; pos++) {
+        if (pos % 4 < 5 - step || pos + 8 >= N)
+            out_pos[n++] = (int32_t)pos;
+    }
+    return n;
+}
+
+static void publish_pyramid(struct cairn_client *client, const int32_t *context)
+{
+    static float rows[2 * TINY_HEADS * N * TINY_DIM], state[N * TINY_HIDDEN];
+    struct cairn_draft_options o = CAIRN_DRAFT_INIT;
+    struct cairn_draft *draft;
+    struct cairn_entry_id entry;
+    int32_t pos[N];
+    o.tokens = context;
+    o.n_tokens = N;
+    o.pyramid = CAIRN_PYRAMID_PREFILL;
+    o.settings = "d=0.75";
+    o.n_states = 1;
+    o.dtype = CAIRN_F32;
+    ck_assert_msg(cairn_draft_open(client, &o, SOON, &draft) == 0, "%s", cairn_error(client));
+    for (uint32_t layer = 0; layer < TINY_LAYERS; layer++) {
+        struct cairn_put put = CAIRN_PUT_INIT;
+        put.layer = layer;
+        put.n = pyramid_positions(layer, pos);
+        put.pos = pos;
+        if (layer == 1) {
+            put.rows = state;
+            ck_assert_msg(cairn_put_state(draft, &put, SOON) == 0, "%s", cairn_error(client));
+            put.rows = NULL;
+        }
+        put.k = rows;
+        put.v = rows + TINY_HEADS * put.n * TINY_DIM;
+        ck_assert_msg(cairn_put_layer(draft, &put, SOON) == 0, "%s", cairn_error(client));
+    }
+    ck_assert_msg(cairn_commit(draft, SOON, &entry) == 0, "%s", cairn_error(client));
+}
+
+struct narrowing {
+    uint32_t rows; /* in hand */
+    uint32_t hold, runs;
+};
+
+static int narrow_begin(void *ctx, uint32_t part, const struct cairn_state_view *state, const struct cairn_map_view *map)
+{
+    struct narrowing *w = ctx;
+    int32_t pos[N];
+    (void)part;
+    (void)map;
+    w->rows = pyramid_positions(1, pos);
+    ck_assert_uint_eq(state->n, w->rows);
+    ck_assert_int_eq(memcmp(state->pos, pos, w->rows * sizeof *pos), 0);
+    return 0;
+}
+
+static int narrow_layer(void *ctx, uint32_t part, uint32_t layer, int last, const struct cairn_layer_view *earlier,
+                        const int32_t *next_pos, uint32_t n_next)
+{
+    struct narrowing *w = ctx;
+    int32_t pos[N];
+    (void)part;
+    (void)earlier;
+    w->runs++;
+    if (last || w->hold) {
+        ck_assert_ptr_null(next_pos);
+        return 0;
+    }
+    ck_assert_uint_eq(n_next, pyramid_positions(layer + 1, pos));
+    ck_assert_uint_lt(n_next, w->rows);
+    ck_assert_int_eq(memcmp(next_pos, pos, n_next * sizeof *pos), 0);
+    w->rows = n_next;
+    return 0;
+}
+
+START_TEST(a_run_over_a_prefill_pyramid_inherits_its_sets_or_holds_them)
+{
+    struct broker b;
+    int32_t context[N];
+    struct cairn_lease *lease;
+    struct cairn_layer_view view;
+    broker_start(&b, small);
+    tiny_tokens(context, N, 11);
+    struct cairn_client *producer = tiny_open(&b, 1), *sibling = tiny_open(&b, 2);
+    store_plan(sibling, 0.9f);
+    publish_pyramid(producer, context);
+    ck_assert_msg(tiny_attach(sibling, context, N, &lease) == 0, "%s", cairn_error(sibling));
+    ck_assert_uint_eq(cairn_lease_info(lease)->class_, CAIRN_CLASS_APPROX);
+    ck_assert_int_eq(cairn_lease_layer(lease, 0, 1, &view), 0);
+    ck_assert_uint_eq(view.dtype, CAIRN_DTYPE_NONE);
+    for (uint32_t hold = 0; hold < 2; hold++) {
+        struct narrowing w = {.hold = hold};
+        struct cairn_engine engine = {sizeof engine, &w, narrow_begin, narrow_layer, NULL};
+        struct cairn_reuse_options options = CAIRN_REUSE_INIT;
+        options.hold = hold;
+        ck_assert_msg(cairn_reuse(lease, &engine, &options, SOON) == 0, "%s", cairn_error(sibling));
+        ck_assert_uint_eq(w.runs, 2);
+    }
+    cairn_release(lease);
+    ck_assert_int_eq(tiny_attach(sibling, context, N - 1, &lease), CAIRN_E_MISS);
+    cairn_close(producer);
+    cairn_close(sibling);
+    broker_stop(&b);
+}
+END_TEST
+
+START_TEST(a_forced_run_drives_an_inspected_lease_with_the_map_of_the_named_plan)
+{
+    struct broker b;
+    int32_t context[N];
+    struct cairn_entry_id entry;
+    struct cairn_lease *lease;
+    struct cairn_query q = CAIRN_QUERY_INIT;
+    struct cairn_plan run = {.first = 1, .last = 2};
+    struct cairn_reuse_options options = CAIRN_REUSE_INIT;
+    broker_start(&b, small);
+    tiny_tokens(context, N, 12);
+    struct cairn_client *producer = tiny_open(&b, 1), *sibling = tiny_open(&b, 2);
+    struct tiny_entry e = {.model = 1, .context = context, .n_tokens = N, .n_states = 2};
+    ck_assert_int_eq(tiny_publish(producer, &e, &entry), 0);
+    q.tokens = context;
+    q.n_tokens = N;
+    q.flags = CAIRN_QUERY_INSPECT;
+    ck_assert_msg(cairn_attach(sibling, &q, SOON, &lease) == 0, "%s", cairn_error(sibling));
+    struct engine ctx = {.lease = lease};
+    struct cairn_engine engine = {sizeof engine, &ctx, run_begin, run_layer, suffix_layer};
+    options.plan = &run;
+    options.use_map = 1;
+    ck_assert_int_eq(cairn_reuse(lease, &engine, &options, SOON), CAIRN_E_MISS);
+    cairn_release(lease);
+    q.plan = store_plan(sibling, 0.9f);
+    ck_assert_msg(cairn_attach(sibling, &q, SOON, &lease) == 0, "%s", cairn_error(sibling));
+    tiny_check_part(lease, 0, 1); /* all layers are there, also the run's */
+    ctx = (struct engine){.lease = lease};
+    ck_assert_msg(cairn_reuse(lease, &engine, &options, SOON) == 0, "%s", cairn_error(sibling));
+    ck_assert_uint_eq(ctx.next_suffix, TINY_LAYERS);
+    run.last = TINY_LAYERS;
+    ck_assert_int_eq(cairn_reuse(lease, &engine, &options, SOON), CAIRN_E_ARG);
+    cairn_release(lease);
+    cairn_close(producer);
+    cairn_close(sibling);
+    broker_stop(&b);
+}
+END_TEST
+
 /* ---- compression ---- */
 
 START_TEST(compressing_replaces_the_payloads_and_leaves_the_reader_of_the_old_ones_alone)
@@ -461,6 +611,8 @@ int main(void)
         RUN_TEST(a_sibling_reuses_by_plan_and_the_driver_runs_its_layers_first),
         RUN_TEST(a_plan_below_the_floor_is_refused_for_its_quality),
         RUN_TEST(plans_are_listed_as_they_were_stored_and_dropped_by_id),
+        RUN_TEST(a_run_over_a_prefill_pyramid_inherits_its_sets_or_holds_them),
+        RUN_TEST(a_forced_run_drives_an_inspected_lease_with_the_map_of_the_named_plan),
         RUN_TEST(compressing_replaces_the_payloads_and_leaves_the_reader_of_the_old_ones_alone),
         RUN_TEST(rows_written_into_reserved_room_are_published_without_a_copy),
         RUN_TEST(tools_list_show_pin_and_evict_entries),
