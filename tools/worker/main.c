@@ -254,21 +254,43 @@ static int same_context(const struct crn_request *a, const struct crn_request *b
            memcmp(a->context, b->context, a->context_bytes) == 0;
 }
 
+/* False when the request cannot be answered; then that has been said. */
+static int usable(struct program *p, const struct crn_request *r)
+{
+    const char *wrong = r->error;
+    if (wrong == NULL && p->options.score && r->expected == NULL)
+        wrong = "--score needs an answer in every line";
+    if (wrong != NULL)
+        write_error(p, wrong);
+    return wrong == NULL;
+}
+
+/* Standard input, one by one: each line is answered before the next one is read, so that a caller
+ * can wait for the answer. */
+static int answer_stream(struct program *p)
+{
+    struct crn_request request;
+    size_t number = 0;
+    int status;
+    while ((status = crn_request_next(stdin, &number, &request)) == 1) {
+        if (usable(p, &request))
+            answer_group(p, &request, 1);
+        crn_request_free(&request);
+    }
+    return status;
+}
+
 static int answer_requests(struct program *p)
 {
     struct crn_requests requests;
+    if (p->options.batch == 1 && strcmp(p->options.requests_file, "-") == 0)
+        return answer_stream(p);
     int status = crn_requests_read(p->options.requests_file, &requests);
     for (size_t i = 0, n; status == 0 && i < requests.n; i += n) {
         const struct crn_request *first = &requests.list[i];
         n = 1;
-        if (first->error != NULL) {
-            write_error(p, first->error);
+        if (!usable(p, first))
             continue;
-        }
-        if (p->options.score && first->expected == NULL) {
-            write_error(p, "--score needs an answer in every line");
-            continue;
-        }
         while (n < p->options.batch && i + n < requests.n &&
                same_context(first, &requests.list[i + n]))
             n++;

@@ -57,7 +57,7 @@ static const struct {
     {"context", "FILE", "text to read and publish", OPT_CONTEXT},
     {"ask", "TEXT", "question about the context; may be repeated", OPT_ASK},
     {"requests", "FILE",
-     "JSON lines {context | context_file, question, answer?}; - for standard input", OPT_REQUESTS},
+     "JSON lines {context | context_file, question, answer?}; -: standard input, line by line", OPT_REQUESTS},
     {"socket", "PATH",
      "the broker's address (default: $CAIRN_SOCKET, else the user's runtime directory)",
      OPT_SOCKET},

@@ -144,14 +144,35 @@ int crn_requests_read(const char *path, struct crn_requests *out)
 
 void crn_requests_free(struct crn_requests *r)
 {
-    for (size_t i = 0; i < r->n; i++) {
-        free(r->list[i].context);
-        free(r->list[i].question);
-        free(r->list[i].expected);
-        free(r->list[i].error);
-    }
+    for (size_t i = 0; i < r->n; i++)
+        crn_request_free(&r->list[i]);
     free(r->list);
     *r = (struct crn_requests){0};
+}
+
+int crn_request_next(FILE *from, size_t *io_number, struct crn_request *out)
+{
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t n;
+    do {
+        n = getline(&line, &room, from);
+        ++*io_number;
+    } while (n > 0 && strspn(line, " \t\r\n") >= (size_t)n);
+    if (n > 0)
+        parse_line(line, (size_t)n, *io_number, out);
+    int status = n > 0 ? 1 : feof(from) ? 0 : ferror(from) ? -EIO : -ENOMEM;
+    free(line);
+    return status;
+}
+
+void crn_request_free(struct crn_request *r)
+{
+    free(r->context);
+    free(r->question);
+    free(r->expected);
+    free(r->error);
+    *r = (struct crn_request){ 0 };
 }
 
 static json_t *run_of(const struct crn_reuse_result *r)

@@ -27,6 +27,11 @@ struct crn_requests {
 int crn_requests_read(const char *path, struct crn_requests *out);
 void crn_requests_free(struct crn_requests *r);
 
+/* The next line of a stream as a request, as soon as it is there; io_number counts lines. 1: taken
+ * (own: crn_request_free), 0: the stream has ended. fails -ENOMEM, -EIO */
+int crn_request_next(FILE *from, size_t *io_number, struct crn_request *out);
+void crn_request_free(struct crn_request *r);
+
 /* A whole file as text; fails -errno, CAIRN_E_TOO_BIG (64 MiB), after one log line. own: free */
 int crn_text_read(const char *path, char **out_text, size_t *out_bytes);
 
