@@ -181,9 +181,30 @@ install: all ## programs, library, headers, pkg-config file, siblings; honours P
 	$(Q)for page in docs/man/*.[137]; do install -m 644 $$page $(ROOT)/share/man/man$${page##*.}; done
 	$(Q)install -m 644 share/completions/cairn $(ROOT)/share/bash-completion/completions
 
+BENCH_BIN    = $(BUILD)/bench
+BENCH_PYTHON = $(firstword $(wildcard build/bench/venv/bin/python) python3)
+bench: bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode ## all benchmarks; CAIRN_BENCH_QUICK=1: short
+	$(Q)$(BENCH_PYTHON) tools/dev/bench-report.py
+bench-deps: ## what the benchmarks compare with: redis, llama.cpp (xllamacpp), matplotlib
+	$(Q)tools/dev/bench-deps.sh
+bench-attach: all $(BENCH_BIN)/attach ## attach against a raw ZeroMQ round trip
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/attach
+	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py attach
+bench-publish: all $(BENCH_BIN)/publish model ## hand-over of 1 GiB against Redis, LMDB, memfd; the publisher's own delay
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/publish
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py delay
+	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py publish
+bench-prefill: ## prefill tokens/s against llama.cpp
+bench-ttft: ## a sibling's first token against its own full prefill
+bench-agents: ## 4 and 8 agents about 6 contexts, with and without sharing; KV bytes
+bench-decode: ## decode tokens/s against llama.cpp; 16 questions together and one by one
+bench-prefill bench-ttft bench-agents bench-decode: bench-%: all model
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py $*
+	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py $*
+
 clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: help all deps model demo docs check run-check check-system san tsan fuzz lint install clean
+.PHONY: bench bench-deps bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check check-system san tsan fuzz lint install clean
 .SECONDARY:

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Benchmarks that drive cairn-worker: prefill and decode against llama.cpp, a sibling's first token, agents, publishing's delay.
+
+usage: bench-worker.py prefill|decode|ttft|agents|delay ...    CAIRN_BENCH_QUICK=1: 1k and 2k tokens, few rounds
+
+Workers are resident; series take turns request by request. Each prints a table and adds its figures to build/bench/results.jsonl.
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import bench_common as bench
+
+THREADS = 2
+LONG = "Repeat the whole text above, word for word, from its beginning."
+
+
+def rounds(full, quick=2):
+    return quick if bench.QUICK else full
+
+
+# --- prefill ---
+
+def prefill():
+    llama = bench.Llama.start(THREADS)
+    with bench.Worker("base", None, "--reuse", "never", "--no-publish", "--threads", str(THREADS), "--max-tokens", "1") as worker:
+        for size, tokens in bench.sizes().items():
+            own, other = [], []
+            for turn, requests in enumerate(bench.contexts("finder", tokens, rounds(5), seed=tokens)):
+                answer = worker.ask(requests[0])
+                own.append(answer["context_tokens"] / answer["ttft_parts"]["prefill"])
+                if llama and (size != "8k" or turn < 3):
+                    other.append(llama.ask(requests[0]["context"], 1)["prompt_per_second"])
+            name = "llama.cpp (xllamacpp wheel), same GGUF" if llama else None
+            bench.figure("prefill", f"prefill {size}", "tokens/s", own, name, other, goal=(">=", 2.5) if llama else None,
+                         note=f"{THREADS} threads each, f16 KV")
+    if llama:
+        llama.close()
+
+
+# --- decode ---
+
+def decode():
+    llama = bench.Llama.start(THREADS)
+    with bench.Worker("base", None, "--reuse", "never", "--no-publish", "--threads", str(THREADS), "--max-tokens", "64") as worker:
+        for size, tokens in bench.sizes().items():
+            own, other = [], []
+            for requests in bench.contexts("finder", tokens, rounds(3), seed=tokens + 1):
+                answer = worker.ask({**requests[0], "question": LONG})
+                if answer["tokens"] >= 8:
+                    own.append((answer["tokens"] - 1) / (answer["total_s"] - answer["ttft_s"]))
+                if llama:
+                    other.append(llama.ask(requests[0]["context"], 64)["predicted_per_second"])
+            name = "llama.cpp (xllamacpp wheel), same GGUF" if llama else None
+            bench.figure("decode", f"decode after {size}", "tokens/s", own, name, other, goal=(">=", 1.0) if llama else None,
+                         note="64 tokens at most, greedy")
+    if llama:
+        llama.close()
+    batch()
+
+
+def batch():
+    """16 questions on one cached context: together, and one by one."""
+    together, single = [], []
+    with bench.Broker() as broker, tempfile.TemporaryDirectory() as folder:
+        requests = bench.contexts("finder", 1000 if bench.QUICK else 2000, 1, seed=5, questions=16)[0]
+        path = os.path.join(folder, "questions.jsonl")
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(r) + "\n" for r in requests)
+        with bench.Worker("base", broker, "--threads", str(THREADS)) as worker:
+            worker.ask(requests[0])
+        for _ in range(rounds(3)):
+            for size, out in ((16, together), (1, single)):
+                command = bench.worker_command("base", broker, "--requests", path, "--batch", str(size), "--threads", str(THREADS),
+                                               "--max-tokens", "24")
+                lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+                answers = [json.loads(line) for line in lines]
+                out.append(16 / (answers[0]["total_s"] if size == 16 else sum(a["total_s"] for a in answers)))
+    bench.figure("decode", "16 questions on one context, batched", "questions/s", together, "one by one", single, goal=(">=", 3.0),
+                 note="context attached, at most 24 tokens per answer")
+
+
+# --- first token of a sibling ---
+
+def ttft():
+    goals = {"finder": 3.5, "clerk": 2.8}
+    for member, goal in goals.items():
+        with bench.Broker("3G") as broker:
+            broker.put_plans()
+            common = ("--no-publish", "--threads", str(THREADS), "--max-tokens", "24")
+            with bench.Worker("base", broker, "--reuse", "never", "--threads", str(THREADS), "--max-tokens", "1") as publisher, \
+                    bench.Worker(member, broker, "--reuse", "never", *common) as alone, \
+                    bench.Worker(member, broker, *common) as sharing:
+                for size, tokens in bench.sizes().items():
+                    own, shared, same = [], [], 0
+                    for requests in bench.contexts(member, tokens, rounds(5 if tokens < 4000 else 3), seed=tokens + 2):
+                        publisher.ask(requests[0])
+                        a, b = alone.ask(requests[0]), sharing.ask(requests[0])
+                        if b["class"] != "approx":
+                            raise SystemExit(f"bench: {member} did not reuse: {b['reason']}")
+                        own.append(1e3 * a["ttft_s"])
+                        shared.append(1e3 * b["ttft_s"])
+                        same += a["answer"] == b["answer"]
+                    bench.figure("ttft", f"first token, {member}, {size}", "ms", shared, "full prefill of its own", own, inverse=True,
+                                 goal=(">=", goal), note=f"shipped plan, run {b['run']}; same answer in {same} of {len(own)}")
+
+
+# --- the publisher's own first token ---
+
+def delay():
+    on, off = [], []
+    with bench.Broker() as broker:
+        common = ("--reuse", "never", "--threads", str(THREADS), "--max-tokens", "1")
+        with bench.Worker("base", broker, *common) as publishing, bench.Worker("base", broker, "--no-publish", *common) as quiet:
+            for turn, requests in enumerate(bench.contexts("finder", 1000 if bench.QUICK else 2000, rounds(15, 5), seed=3)):
+                order = ((publishing, on), (quiet, off))
+                for worker, out in order if turn % 2 == 0 else order[::-1]:
+                    out.append(1e3 * worker.ask(requests[0])["ttft_s"])
+    bench.figure("publish", "publisher's own first token", "ms", on, "the same without publishing", off, goal=("<=", 1.03),
+                 note="whole payloads in f16, streamed layer by layer")
+
+
+# --- agents ---
+
+FLEET = ("base", "finder", "clerk")
+N_CONTEXTS = 6
+
+
+class Board:
+    """Which contexts the base model has published; agents of other models wait for one that is there."""
+
+    def __init__(self, sharing):
+        self.ready = [not sharing] * N_CONTEXTS
+        self.taken = set()
+        self.condition = threading.Condition()
+
+    def take(self, member, left):
+        """The next context for an agent: base takes one that no other base agent reads now, others one that is there."""
+        with self.condition:
+            while True:
+                for context in left:
+                    free = member == "base" and (self.ready[context] or context not in self.taken)
+                    if self.ready[context] or free:
+                        self.taken.add(context)
+                        return context
+                self.condition.wait()
+
+    def done(self, member, context):
+        with self.condition:
+            if member == "base":
+                self.ready[context] = True
+            self.condition.notify_all()
+
+
+def agent(worker, member, first, requests, board, answers):
+    left = [(first + i) % N_CONTEXTS for i in range(N_CONTEXTS)]
+    while left:
+        context = board.take(member, left)
+        left.remove(context)
+        answers.append((member, context, worker.ask(requests[member][context][0])))
+        board.done(member, context)
+
+
+def run_fleet(n, broker, sharing, requests, *options):
+    """Requests per second, and all answers."""
+    members = [FLEET[i % len(FLEET)] for i in range(n)]
+    common = ("--threads", "1", "--max-tokens", "16", *options)
+    mode = () if sharing else ("--reuse", "never", "--no-publish")
+    workers = [bench.Worker(m, broker, *common, *(mode if m == "base" or not sharing else ("--no-publish",))) for m in members]
+    board, answers = Board(sharing), []
+    threads = [threading.Thread(target=agent, args=(w, m, i * N_CONTEXTS // n, requests, board, answers))
+               for i, (w, m) in enumerate(zip(workers, members))]
+    begin = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - begin
+    for worker in workers:
+        worker.close()
+    return n * N_CONTEXTS / seconds, answers
+
+
+def fleet_requests(seed):
+    """The same contexts for all; each model has its own question about them."""
+    tokens = 600 if bench.QUICK else 2000
+    by_member = {m: bench.contexts(m, tokens, N_CONTEXTS, seed=seed) for m in ("finder", "clerk")}
+    texts = [lines[0]["context"] for lines in by_member["finder"]]
+    for lines, text in zip(by_member["clerk"], texts):
+        lines[0]["context"] = text
+    return {**by_member, "base": by_member["finder"]}
+
+
+def agents():
+    for n, goal in ((4, 2.2), (8, 3.0)):
+        shared, alone = [], []
+        for turn in range(rounds(2, 1)):
+            requests = fleet_requests(10 + turn)
+            alone.append(run_fleet(n, None, False, requests)[0])
+            with bench.Broker("3G") as broker:
+                broker.put_plans()
+                rate, answers = run_fleet(n, broker, True, requests)
+                shared.append(rate)
+        full = sum(1 for _, _, a in answers if a["class"] == "none")
+        bench.figure("agents", f"{n} agents, each about {N_CONTEXTS} contexts", "requests/s", shared, "no sharing", alone,
+                     goal=(">=", goal), note=f"models in turn: {', '.join(FLEET)}; one thread each; {full} full prefills of {len(answers)}")
+    kv_bytes("whole payloads, f16", 0.5, (), ())
+    kv_bytes("sets at 40 %, int8 everywhere", 0.2, ("--compress", "keep=0.4,i8"), ("--private-int8",))
+
+
+def kv_bytes(how, goal, publish, read):
+    """Cache bytes of four agents on one context: what is shared counts once, private runs for each."""
+    members = ("base", "finder", "clerk", "finder")
+    with bench.Broker() as broker:
+        broker.put_plans()
+        request = bench.contexts("finder", 1000 if bench.QUICK else 4000, 1, seed=9)[0][0]
+        command = bench.worker_command("base", broker, "--requests", "-", "--threads", str(THREADS), "--max-tokens", "1", *publish)
+        subprocess.run(command, input=json.dumps(request) + "\n", check=True, stdout=subprocess.DEVNULL, text=True)
+        answers = []
+        for member in members:
+            with bench.Worker(member, broker, "--no-publish", "--threads", str(THREADS), "--max-tokens", "8", *read) as worker:
+                answers.append(worker.ask(request))
+        entries = json.loads(broker.cli("ls", "--json").stdout)["entries"]
+    stored = max(e["bytes"] for e in entries)
+    total = stored + sum(a["kv_private_bytes"] for a in answers)
+    full = len(members) * answers[0]["context_tokens"] * bench.FULL_F16_BYTES_PER_TOKEN
+    classes = ", ".join(f"{m} {a['class']}" for m, a in zip(members, answers))
+    bench.figure("agents", f"KV bytes of 4 agents, {how}", "MB", [total / 1e6], "four full f16 caches", [full / 1e6],
+                 goal=("<=", goal), note=f"{classes}; entry {stored / 1e6:.1f} MB with states")
+
+
+def main():
+    known = {"prefill": prefill, "decode": decode, "ttft": ttft, "agents": agents, "delay": delay}
+    if len(sys.argv) < 2 or any(name not in known for name in sys.argv[1:]):
+        raise SystemExit(__doc__)
+    for name in sys.argv[1:]:
+        known[name]()
+
+
+main()
