@@ -1,10 +1,13 @@
-/* bench/attach - how long a worker waits for memory that another one has published, whatever its size.
+/* bench/attach - how long a worker waits for memory that another one has published, whatever its
+ * size.
  *
- * Processes: a real cairnd, a publisher (helper), a raw ZeroMQ ROUTER (helper), and this one, the reader. Series are taken in turns,
- * in blocks: raw round trips, attaches of 16 MiB, 256 MiB, 2 GiB, each released before the next begins; first back to back, then
- * each after a pause in which all processes fall asleep. "Attach" ends when the views of layer 0
- * can be read. Contents are compared in full, once in place and once in the copies. Then: small matches while a publisher keeps
- * the broker's copy thread busy with gathers, and those gathers with and without the matches. */
+ * Processes: a real cairnd, a publisher (helper), a raw ZeroMQ ROUTER (helper), and this one, the
+ * reader. Series are taken in turns, in blocks: raw round trips, attaches of 16 MiB, 256 MiB, 2
+ * GiB, each released before the next begins; first back to back, then each after a pause in which
+ * all processes fall asleep. "Attach" ends when the views of layer 0 can be read. Contents are
+ * compared in full, once in place and once in the copies. Then: small matches while a publisher
+ * keeps the broker's copy thread busy with gathers, and those gathers with and without the matches.
+ */
 #include "bench/common.h"
 #include "bench/host.h"
 #include "bench/peers.h"
@@ -117,7 +120,8 @@ static void open_all(struct reader *r, char *address)
     for (int i = 0; i < r->n_sizes; i++) {
         r->entry[i] = entry_of(i);
         r->tokens[i] = bench_tokens(&r->entry[i]);
-        bench_order_send(r->publisher.fd, &(struct bench_order){.what = ORDER_PUBLISH, .a = (uint64_t)i});
+        bench_order_send(r->publisher.fd,
+                         &(struct bench_order){.what = ORDER_PUBLISH, .a = (uint64_t)i});
         bench_order_get(r->publisher.fd);
     }
 }
@@ -142,7 +146,8 @@ static void compare_contents(struct reader *r)
     }
 }
 
-/* Lets what was sent last (a release has no answer) come to rest. The other processes fall asleep meanwhile. */
+/* Lets what was sent last (a release has no answer) come to rest. The other processes fall asleep
+ * meanwhile. */
 static void settle(void)
 {
     double until = bench_now_s() + 200e-6;
@@ -180,10 +185,21 @@ static void attach_only(struct reader *r, int paused)
     for (int s = 0; s < r->n_sizes; s++) {
         char name[64];
         snprintf(name, sizeof name, "attach %s%s", size_names[s], paused ? ", after a pause" : "");
-        struct bench_figure f = {"attach", name, "us", &attach[s], "raw DEALER-ROUTER round trip", &ping, 0, BENCH_GOAL_RATIO, 0, 1.5,
-                                 paused ? "all processes asleep before each" : "back to back, releases between them not timed"};
+        struct bench_figure f = {"attach",
+                                 name,
+                                 "us",
+                                 &attach[s],
+                                 "raw DEALER-ROUTER round trip",
+                                 &ping,
+                                 0,
+                                 BENCH_GOAL_RATIO,
+                                 0,
+                                 1.5,
+                                 paused ? "all processes asleep before each"
+                                        : "back to back, releases between them not timed"};
         bench_report(&f);
-        snprintf(name, sizeof name, "attach %s%s, p99", size_names[s], paused ? ", after a pause" : "");
+        snprintf(name, sizeof name, "attach %s%s, p99", size_names[s],
+                 paused ? ", after a pause" : "");
         f.goal_on = BENCH_GOAL_P99;
         f.goal = 1000;
         bench_report(&f);
@@ -209,13 +225,17 @@ static void attach_and_copy(struct reader *r, int s)
         bench_sample(&plain, 1e3 * (bench_now_s() - begin));
     }
     for (uint32_t l = 0; l < LAYERS; l++)
-        bench_must(bench_layer_equal(&r->entry[s], l, (uint8_t *)to + l * bench_layer_bytes(&r->entry[s])) ? 0 : CAIRN_E_FORMAT,
-                   "contents of a copy");
+        bench_must(
+            bench_layer_equal(&r->entry[s], l, (uint8_t *)to + l * bench_layer_bytes(&r->entry[s]))
+                ? 0
+                : CAIRN_E_FORMAT,
+            "contents of a copy");
     munmap(to, bytes);
     munmap(from, bytes);
     char name[64];
     snprintf(name, sizeof name, "attach + copy %s", size_names[s]);
-    bench_report(&(struct bench_figure){"attach", name, "ms", &both, "memcpy of as many bytes", &plain, 0, BENCH_GOAL_NONE, 0, 0,
+    bench_report(&(struct bench_figure){"attach", name, "ms", &both, "memcpy of as many bytes",
+                                        &plain, 0, BENCH_GOAL_NONE, 0, 0,
                                         "destination pre-faulted; contents compared"});
     bench_samples_free(&both);
     bench_samples_free(&plain);
@@ -235,7 +255,8 @@ static void match_once(struct reader *r, struct bench_samples *out)
     bench_must(match.n_tokens == query.n_tokens ? 0 : CAIRN_E_FORMAT, "match");
 }
 
-static void gather_round(struct reader *r, uint64_t number, struct bench_samples *during, struct bench_samples *gather)
+static void gather_round(struct reader *r, uint64_t number, struct bench_samples *during,
+                         struct bench_samples *gather)
 {
     bench_order_send(r->publisher.fd, &(struct bench_order){.what = ORDER_GATHER, .a = number});
     while (during != NULL && !bench_order_waits(r->publisher.fd))
@@ -254,10 +275,12 @@ static void matches_and_gathers(struct reader *r)
         gather_round(r, 2 * (uint64_t)i + 1, NULL, &alone);
         gather_round(r, 2 * (uint64_t)i + 2, &during, &disturbed);
     }
-    bench_report(&(struct bench_figure){"attach", "match while a large gather runs", "us", &during, "match on an idle broker", &idle,
-                                        0, BENCH_GOAL_P99, 0, 1000, "publisher and copy thread take both cores"});
-    bench_report(&(struct bench_figure){"attach", "large gather while matches run", "s", &disturbed, "the same gather alone", &alone,
-                                        0, BENCH_GOAL_RATIO, 0, 1.5, "matches back to back; half of the rows gathered"});
+    bench_report(&(struct bench_figure){"attach", "match while a large gather runs", "us", &during,
+                                        "match on an idle broker", &idle, 0, BENCH_GOAL_P99, 0,
+                                        1000, "publisher and copy thread take both cores"});
+    bench_report(&(struct bench_figure){"attach", "large gather while matches run", "s", &disturbed,
+                                        "the same gather alone", &alone, 0, BENCH_GOAL_RATIO, 0,
+                                        1.5, "matches back to back; half of the rows gathered"});
     bench_samples_free(&idle);
     bench_samples_free(&during);
     bench_samples_free(&alone);

@@ -1,5 +1,6 @@
-/* Samples, the machine and the two forms of a figure. The machine is read from /proc and uname, the commit from git; what cannot
- * be had is "unknown", never an error. It does not decide what is measured, nor how often. */
+/* Samples, the machine and the two forms of a figure. The machine is read from /proc and uname, the
+ * commit from git; what cannot be had is "unknown", never an error. It does not decide what is
+ * measured, nor how often. */
 #include "bench/common.h"
 
 #include <errno.h>
@@ -114,7 +115,8 @@ static void cpuinfo(const char *key, char *out, size_t bytes)
 /* The flags that decide which inner loops run. */
 static void matter(const char *all, char *out, size_t bytes)
 {
-    static const char *const names[] = {"avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"};
+    static const char *const names[] = {"avx2",    "fma",         "f16c",        "avx_vnni",
+                                        "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"};
     char padded[8200], word[24];
     size_t n = 0;
     snprintf(padded, sizeof padded, " %s ", all);
@@ -157,7 +159,9 @@ static double ratio_of(const struct bench_figure *f)
 
 static double value_of(const struct bench_figure *f)
 {
-    return f->goal_on == BENCH_GOAL_RATIO ? ratio_of(f) : bench_quantile(f->own, f->goal_on == BENCH_GOAL_P99 ? 0.99 : 0.5);
+    return f->goal_on == BENCH_GOAL_RATIO
+               ? ratio_of(f)
+               : bench_quantile(f->own, f->goal_on == BENCH_GOAL_P99 ? 0.99 : 0.5);
 }
 
 static int met(const struct bench_figure *f)
@@ -169,10 +173,12 @@ static void print_row(const struct bench_figure *f)
 {
     static const char *group = "";
     if (strcmp(group, f->group) != 0) {
-        printf("\n%-52s %10s %10s %6s %12s %9s  %s\n", f->group, "median", "p99", "n", "baseline", "ratio", "goal");
+        printf("\n%-52s %10s %10s %6s %12s %9s  %s\n", f->group, "median", "p99", "n", "baseline",
+               "ratio", "goal");
         group = f->group;
     }
-    printf("%-52s %10.4g %10.4g %6zu ", f->name, bench_quantile(f->own, 0.5), bench_quantile(f->own, 0.99), f->own->n);
+    printf("%-52s %10.4g %10.4g %6zu ", f->name, bench_quantile(f->own, 0.5),
+           bench_quantile(f->own, 0.99), f->own->n);
     if (f->baseline != NULL)
         printf("%12.4g %9.3g  ", bench_quantile(f->other, 0.5), ratio_of(f));
     else
@@ -197,7 +203,8 @@ static void put_text(FILE *to, const char *key, const char *text)
 
 static void put_series(FILE *to, const struct bench_samples *s)
 {
-    fprintf(to, "\"median\": %.9g, \"p99\": %.9g, \"n\": %zu", bench_quantile(s, 0.5), bench_quantile(s, 0.99), s->n);
+    fprintf(to, "\"median\": %.9g, \"p99\": %.9g, \"n\": %zu", bench_quantile(s, 0.5),
+            bench_quantile(s, 0.99), s->n);
 }
 
 static void put_goal(FILE *to, const struct bench_figure *f)
@@ -205,8 +212,8 @@ static void put_goal(FILE *to, const struct bench_figure *f)
     static const char *const on[] = {"none", "ratio", "median", "p99"};
     if (f->goal_on == BENCH_GOAL_NONE)
         return;
-    fprintf(to, ", \"goal\": {\"on\": \"%s\", \"op\": \"%s\", \"value\": %.9g}, \"met\": %s", on[f->goal_on],
-            f->at_least ? ">=" : "<=", f->goal, met(f) ? "true" : "false");
+    fprintf(to, ", \"goal\": {\"on\": \"%s\", \"op\": \"%s\", \"value\": %.9g}, \"met\": %s",
+            on[f->goal_on], f->at_least ? ">=" : "<=", f->goal, met(f) ? "true" : "false");
 }
 
 /* How the scheduler prefers us to others: on a shared machine a figure depends on it. */
@@ -233,8 +240,9 @@ static void put_machine(FILE *to, const char *group)
     put_text(to, "flags", m->flags);
     put_text(to, "kernel", m->kernel);
     put_text(to, "commit", m->commit);
-    fprintf(to, "\"cores\": %ld, \"load\": %.2f, \"time\": %lld, \"seed\": %llu, \"quick\": %s, ", m->cores, load[0],
-            (long long)time(NULL), (unsigned long long)bench_seed(), bench_quick() ? "true" : "false");
+    fprintf(to, "\"cores\": %ld, \"load\": %.2f, \"time\": %lld, \"seed\": %llu, \"quick\": %s, ",
+            m->cores, load[0], (long long)time(NULL), (unsigned long long)bench_seed(),
+            bench_quick() ? "true" : "false");
 }
 
 void bench_report(const struct bench_figure *f)
@@ -254,7 +262,8 @@ void bench_report(const struct bench_figure *f)
         fputs(", \"baseline\": {", to);
         put_text(to, "name", f->baseline);
         put_series(to, f->other);
-        fprintf(to, "}, \"ratio\": %.6g, \"ratio_is\": \"%s\"", ratio_of(f), f->inverse ? "baseline/own" : "own/baseline");
+        fprintf(to, "}, \"ratio\": %.6g, \"ratio_is\": \"%s\"", ratio_of(f),
+                f->inverse ? "baseline/own" : "own/baseline");
     }
     put_goal(to, f);
     fputs("}\n", to);

@@ -1,11 +1,13 @@
-/* Processes and contents. A helper is a loop over orders in a forked process; cairnd is started from $CRN_BIN (default
- * build/release/bin). Contents are a multiplication per 8 bytes, so that making and checking 1 GiB takes well below a second; bit 14
- * of each 16 is cleared, so that every number is a finite f16. */
+/* Processes and contents. A helper is a loop over orders in a forked process; cairnd is started
+ * from $CRN_BIN (default build/release/bin). Contents are a multiplication per 8 bytes, so that
+ * making and checking 1 GiB takes well below a second; bit 14 of each 16 is cleared, so that every
+ * number is a finite f16. */
 #include "bench/host.h"
 
 #include "bench/common.h"
 
 #include <errno.h>
+#include <ftw.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,7 +30,8 @@ static void exec_broker(const struct bench_broker *b, const char *memory)
     const char *bin = getenv("CRN_BIN");
     snprintf(path, sizeof path, "%s/cairnd", bin != NULL ? bin : "build/release/bin");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    execl(path, "cairnd", "--socket", b->socket, "--memory", memory, "--log-level", "warn", (char *)NULL);
+    execl(path, "cairnd", "--socket", b->socket, "--memory", memory, "--log-level", "warn",
+          (char *)NULL);
     fprintf(stderr, "bench: cannot run %s\n", path);
     _exit(127);
 }
@@ -56,27 +59,29 @@ void bench_broker_start(struct bench_broker *b, const char *memory)
     bench_must(b->pid < 0 ? -errno : 0, "fork");
     if (b->pid == 0)
         exec_broker(b, memory);
-    struct bench_helper probe;
-    pid_t child = fork(); /* connects in a process of its own: this one must stay without threads until its helpers are made */
+    pid_t child = fork(); /* connects in a process of its own: this one must stay without threads
+                             until its helpers are made */
     bench_must(child < 0 ? -errno : 0, "fork");
     if (child == 0) {
         wait_for_broker(b);
         _exit(0);
     }
-    probe = (struct bench_helper){.pid = child};
     int code = 0;
-    waitpid(probe.pid, &code, 0);
+    waitpid(child, &code, 0);
     bench_must(code, "cairnd");
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st, (void)type, (void)at;
+    return remove(path);
 }
 
 void bench_broker_stop(struct bench_broker *b)
 {
     kill(b->pid, SIGTERM);
     waitpid(b->pid, NULL, 0);
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
-    if (system(command) != 0)
-        fprintf(stderr, "bench: %s is left\n", b->dir);
+    nftw(b->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 void bench_helper_start(struct bench_helper *h, void (*run)(int fd, void *ctx), void *ctx)
@@ -145,7 +150,8 @@ void bench_layer_fill(const struct bench_entry *e, uint32_t layer, void *kv)
         out[i] = word_at(e, layer, i);
 }
 
-static int words_equal(const struct bench_entry *e, uint32_t layer, const void *from, uint64_t first, uint64_t n)
+static int words_equal(const struct bench_entry *e, uint32_t layer, const void *from,
+                       uint64_t first, uint64_t n)
 {
     const uint64_t *words = from;
     uint64_t differ = 0;
@@ -170,14 +176,16 @@ int32_t *bench_tokens(const struct bench_entry *e)
 
 void *bench_memory(uint64_t bytes)
 {
-    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
+                    -1, 0);
     bench_must(at == MAP_FAILED ? -errno : 0, "memory");
     return at;
 }
 
 /* ---- the library ---- */
 
-struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers, const char *label)
+struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers,
+                                  const char *label)
 {
     struct cairn_client *client;
     struct cairn_options o = CAIRN_OPTIONS_INIT;
@@ -190,7 +198,8 @@ struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layer
     return client;
 }
 
-struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench_entry *e, const int32_t *tokens)
+struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench_entry *e,
+                                 const int32_t *tokens)
 {
     struct cairn_query query = CAIRN_QUERY_INIT;
     struct cairn_lease *lease;
@@ -204,7 +213,8 @@ struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench
     return lease;
 }
 
-static void layer_view(struct cairn_lease *lease, uint32_t layer, const struct bench_entry *e, struct cairn_layer_view *out)
+static void layer_view(struct cairn_lease *lease, uint32_t layer, const struct bench_entry *e,
+                       struct cairn_layer_view *out)
 {
     bench_must(cairn_wait(lease, 0, layer, CAIRN_WAIT_KV, cairn_deadline_in(30000)), "cairn_wait");
     bench_must(cairn_lease_layer(lease, 0, layer, out), "cairn_lease_layer");

@@ -1,5 +1,6 @@
-/* host - the processes of a benchmark: a real cairnd, forked helpers that take orders, and entries of known content.
- * Helpers are forked before their parent has threads (ZeroMQ's), and die with it. Failures end the program. */
+/* host - the processes of a benchmark: a real cairnd, forked helpers that take orders, and entries
+ * of known content. Helpers are forked before their parent has threads (ZeroMQ's), and die with it.
+ * Failures end the program. */
 #ifndef CRN_BENCH_HOST_H
 #define CRN_BENCH_HOST_H
 
@@ -33,7 +34,8 @@ void bench_order_send(int fd, const struct bench_order *order);
 struct bench_order bench_order_get(int fd);
 int bench_order_waits(int fd); /* 1 when one can be read now */
 
-/* An entry of a model with 8 KV heads of 128 in f16; one token takes n_layers * 4 KiB. Its tokens and numbers follow from seed. */
+/* An entry of a model with 8 KV heads of 128 in f16; one token takes n_layers * 4 KiB. Its tokens
+ * and numbers follow from seed. */
 struct bench_entry {
     uint32_t n_layers, n_tokens;
     uint64_t seed;
@@ -44,9 +46,11 @@ void bench_layer_fill(const struct bench_entry *e, uint32_t layer, void *kv);
 int bench_layer_equal(const struct bench_entry *e, uint32_t layer, const void *kv);
 int32_t *bench_tokens(const struct bench_entry *e); /* own: free */
 
-struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers, const char *label);
+struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers,
+                                  const char *label);
 /* A lease on the whole entry; layer 0 can be read. */
-struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench_entry *e, const int32_t *tokens);
+struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench_entry *e,
+                                 const int32_t *tokens);
 /* Every layer of the lease against its content. copy NULL: in place. */
 int bench_lease_equal(struct cairn_lease *lease, const struct bench_entry *e);
 /* All of the lease's keys and values into memory [n_layers * layer_bytes]. */

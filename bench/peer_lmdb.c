@@ -1,5 +1,5 @@
-/* LMDB in /dev/shm, as fast as it goes: writable map, no syncs, room reserved in the map and filled by one copy; one transaction
- * per layer. The reader copies out of its own map. */
+/* LMDB in /dev/shm, as fast as it goes: writable map, no syncs, room reserved in the map and filled
+ * by one copy; one transaction per layer. The reader copies out of its own map. */
 #include "bench/common.h"
 #include "bench/peers.h"
 
@@ -26,8 +26,11 @@ static void open_here(void)
     if (lmdb.env != NULL)
         return;
     bench_must(mdb_env_create(&lmdb.env), "lmdb");
-    bench_must(mdb_env_set_mapsize(lmdb.env, 3 * lmdb.n_layers * lmdb.layer_bytes + (1u << 24)), "lmdb: size");
-    bench_must(mdb_env_open(lmdb.env, lmdb.dir, MDB_WRITEMAP | MDB_NOSYNC | MDB_NOMETASYNC | MDB_NORDAHEAD, 0600), "lmdb: open");
+    bench_must(mdb_env_set_mapsize(lmdb.env, 3 * lmdb.n_layers * lmdb.layer_bytes + (1u << 24)),
+               "lmdb: size");
+    bench_must(mdb_env_open(lmdb.env, lmdb.dir,
+                            MDB_WRITEMAP | MDB_NOSYNC | MDB_NOMETASYNC | MDB_NORDAHEAD, 0600),
+               "lmdb: open");
     bench_must(mdb_txn_begin(lmdb.env, NULL, 0, &txn), "lmdb: begin");
     bench_must(mdb_dbi_open(txn, NULL, MDB_INTEGERKEY | MDB_CREATE, &lmdb.dbi), "lmdb: table");
     bench_must(mdb_txn_commit(txn), "lmdb: commit");

@@ -1,5 +1,6 @@
-/* The least that two processes can do: one memfd, mapped and pre-faulted by both and used again in every round. The writer copies in,
- * the reader copies out. No protection, no catalog, no second reader's rights. */
+/* The least that two processes can do: one memfd, mapped and pre-faulted by both and used again in
+ * every round. The writer copies in, the reader copies out. No protection, no catalog, no second
+ * reader's rights. */
 #include "bench/common.h"
 #include "bench/peers.h"
 
@@ -19,7 +20,8 @@ static void map_here(void)
 {
     if (segment.at != NULL)
         return;
-    void *at = mmap(NULL, segment.n_layers * segment.layer_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, segment.fd, 0);
+    void *at = mmap(NULL, segment.n_layers * segment.layer_bytes, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_POPULATE, segment.fd, 0);
     bench_must(at == MAP_FAILED ? -errno : 0, "memfd: map");
     segment.at = at;
 }
@@ -30,7 +32,8 @@ static int setup(const char *dir, uint32_t n_layers, uint64_t layer_bytes)
     segment.n_layers = n_layers;
     segment.layer_bytes = layer_bytes;
     segment.fd = memfd_create("cairn-bench", MFD_CLOEXEC);
-    return segment.fd >= 0 && ftruncate(segment.fd, (off_t)(n_layers * layer_bytes)) == 0 ? 0 : -errno;
+    return segment.fd >= 0 && ftruncate(segment.fd, (off_t)(n_layers * layer_bytes)) == 0 ? 0
+                                                                                          : -errno;
 }
 
 static void teardown(void)
@@ -52,4 +55,5 @@ static void get(void *to)
     memcpy(to, segment.at, segment.n_layers * segment.layer_bytes);
 }
 
-const struct bench_store_ops bench_store_memfd = {"memfd, copied in and out", setup, put, get, teardown};
+const struct bench_store_ops bench_store_memfd = {"memfd, copied in and out", setup, put, get,
+                                                  teardown};

@@ -1,5 +1,5 @@
-/* Redis over a unix socket, raw RESP: one key per layer, SET by the writer, GET by the reader straight into its memory. The server
- * keeps nothing on disk. */
+/* Redis over a unix socket, raw RESP: one key per layer, SET by the writer, GET by the reader
+ * straight into its memory. The server keeps nothing on disk. */
 #include "bench/common.h"
 #include "bench/peers.h"
 
@@ -45,8 +45,6 @@ static void ready(void)
 
 static int setup(const char *dir, uint32_t n_layers, uint64_t layer_bytes)
 {
-    if (system("command -v redis-server >/dev/null") != 0)
-        return -ENOENT;
     snprintf(redis.path, sizeof redis.path, "%s/redis.sock", dir);
     redis.n_layers = n_layers;
     redis.layer_bytes = layer_bytes;
@@ -54,8 +52,8 @@ static int setup(const char *dir, uint32_t n_layers, uint64_t layer_bytes)
     bench_must(redis.server < 0 ? -errno : 0, "fork");
     if (redis.server == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", redis.path, "--save", "", "--appendonly", "no",
-               "--logfile", "/dev/null", (char *)NULL);
+        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", redis.path, "--save",
+               "", "--appendonly", "no", "--logfile", "/dev/null", (char *)NULL);
         _exit(127);
     }
     for (int i = 0; i < 1000; i++) {
@@ -64,6 +62,8 @@ static int setup(const char *dir, uint32_t n_layers, uint64_t layer_bytes)
             close(fd);
             return 0;
         }
+        if (waitpid(redis.server, NULL, WNOHANG) == redis.server)
+            return -ENOENT; /* not installed */
         poll(NULL, 0, 5);
     }
     return -ETIMEDOUT;
@@ -115,8 +115,10 @@ static void put(uint32_t layer, const void *kv)
 {
     char head[96], answer[32];
     ready();
-    int n = snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$3\r\nk%02u\r\n$%llu\r\n", layer, (unsigned long long)redis.layer_bytes);
-    struct iovec parts[] = {{head, (size_t)n}, {(void *)(uintptr_t)kv, redis.layer_bytes}, {"\r\n", 2}};
+    int n = snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$3\r\nk%02u\r\n$%llu\r\n", layer,
+                     (unsigned long long)redis.layer_bytes);
+    struct iovec parts[] = {
+        {head, (size_t)n}, {(void *)(uintptr_t)kv, redis.layer_bytes}, {"\r\n", 2}};
     send_all(parts, 3);
     line(answer, sizeof answer);
     bench_must(strcmp(answer, "+OK\r\n") == 0 ? 0 : -EPROTO, "redis: SET");
@@ -130,7 +132,9 @@ static void get(void *to)
         int n = snprintf(text, sizeof text, "*2\r\n$3\r\nGET\r\n$3\r\nk%02u\r\n", l);
         send_all(&(struct iovec){text, (size_t)n}, 1);
         line(text, sizeof text);
-        bench_must(text[0] == '$' && strtoull(text + 1, NULL, 10) == redis.layer_bytes ? 0 : -EPROTO, "redis: GET");
+        bench_must(text[0] == '$' && strtoull(text + 1, NULL, 10) == redis.layer_bytes ? 0
+                                                                                       : -EPROTO,
+                   "redis: GET");
         receive((char *)to + l * redis.layer_bytes, redis.layer_bytes);
         receive(end, sizeof end);
     }

@@ -1,5 +1,5 @@
-/* The raw round trip: one DEALER, one ROUTER, 64 bytes, no timeout, no heartbeat, nothing but libzmq. What any broker over ZeroMQ
- * pays at least. */
+/* The raw round trip: one DEALER, one ROUTER, 64 bytes, no timeout, no heartbeat, nothing but
+ * libzmq. What any broker over ZeroMQ pays at least. */
 #include "bench/common.h"
 #include "bench/host.h"
 #include "bench/peers.h"

@@ -1,20 +1,24 @@
-/* peers - what Cairn is measured against, each in a file of its own. All of them hand bytes from one process to another. */
+/* peers - what Cairn is measured against, each in a file of its own. All of them hand bytes from
+ * one process to another. */
 #ifndef CRN_BENCH_PEERS_H
 #define CRN_BENCH_PEERS_H
 
 #include <stdint.h>
 
 /* ---- peer_zmq: a raw DEALER-ROUTER round trip over ipc:// ---- */
-void bench_pong_run(int fd, void *ctx); /* helper; ctx: address (ipc://...). Says so when it is bound, echoes until BENCH_BYE. */
+void bench_pong_run(int fd, void *ctx); /* helper; ctx: address (ipc://...). Says so when it is
+                                           bound, echoes until BENCH_BYE. */
 struct bench_ping;
 struct bench_ping *bench_ping_open(const char *address);
 void bench_ping_once(struct bench_ping *p); /* 64 bytes there and back */
 void bench_ping_close(struct bench_ping *p);
 
-/* ---- stores: n_layers blocks of layer_bytes go in one by one, and come out into memory of the reader ---- */
+/* ---- stores: n_layers blocks of layer_bytes go in one by one, and come out into memory of the
+ * reader ---- */
 struct bench_store_ops {
     const char *name;
-    /* Before the helper is forked: servers, files. 0, or negative when this peer is not installed. */
+    /* Before the helper is forked: servers, files. 0, or negative when this peer is not installed.
+     */
     int (*setup)(const char *dir, uint32_t n_layers, uint64_t layer_bytes);
     void (*put)(uint32_t layer, const void *kv); /* writer; complete when it returns */
     void (*get)(void *to);                       /* reader: all layers, copied */

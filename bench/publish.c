@@ -1,14 +1,16 @@
-/* bench/publish - from "A's last layer is complete" to "B may read all of it", for 1 GiB of keys and values in 32 layers.
+/* bench/publish - from "A's last layer is complete" to "B may read all of it", for 1 GiB of keys
+ * and values in 32 layers.
  *
- * A (helper) makes the layers one after the other in private memory, as a prefill does; B (this process) waits for A's word, then
- * gets the whole. Time runs from the moment the last layer is complete in A's memory.
+ * A (helper) makes the layers one after the other in private memory, as a prefill does; B (this
+ * process) waits for A's word, then gets the whole. Time runs from the moment the last layer is
+ * complete in A's memory.
  *
- *   streamed   each layer is handed over as soon as it is complete; only the last one is left when time starts
- *   at once    all layers are handed over when time has started
- *   in place   Cairn only: the layer is made in the landing zone, there is nothing to copy in
+ *   streamed   each layer is handed over as soon as it is complete; only the last one is left when
+ * time starts at once    all layers are handed over when time has started in place   Cairn only:
+ * the layer is made in the landing zone, there is nothing to copy in
  *
- * Peers copy into B's memory, whose pages are there. Cairn attaches; its copy series copies too. B compares all contents after
- * every round. Ways take turns within a round. */
+ * Peers copy into B's memory, whose pages are there. Cairn attaches; its copy series copies too. B
+ * compares all contents after every round. Ways take turns within a round. */
 #include "bench/common.h"
 #include "bench/host.h"
 #include "bench/peers.h"
@@ -21,7 +23,8 @@
 enum { LAYERS = 32 };
 #define STORES 3
 
-static const struct bench_store_ops *const stores[STORES] = {&bench_store_redis, &bench_store_lmdb, &bench_store_memfd};
+static const struct bench_store_ops *const stores[STORES] = {&bench_store_redis, &bench_store_lmdb,
+                                                             &bench_store_memfd};
 
 /* How a round goes: a store's number, or one of Cairn's. */
 enum way { CAIRN = STORES, CAIRN_IN_PLACE, WAYS };
@@ -31,8 +34,8 @@ struct bench {
     struct bench_helper a;
     struct cairn_client *client;
     int usable[STORES];
-    void *to;       /* B's memory */
-    void *kv;       /* A's */
+    void *to; /* B's memory */
+    void *kv; /* A's */
     uint64_t round;
     struct bench_samples took[WAYS][2]; /* [streamed] in ms */
     struct bench_samples attach, attach_copy;
@@ -50,7 +53,8 @@ static void *layer_at(const struct bench_entry *e, void *kv, uint32_t layer)
 
 /* ---- A ---- */
 
-static double to_store(const struct bench_store_ops *store, const struct bench_entry *e, void *kv, int streamed)
+static double to_store(const struct bench_store_ops *store, const struct bench_entry *e, void *kv,
+                       int streamed)
 {
     for (uint32_t l = 0; l + 1 < LAYERS; l++) {
         bench_layer_fill(e, l, layer_at(e, kv, l));
@@ -64,7 +68,8 @@ static double to_store(const struct bench_store_ops *store, const struct bench_e
     return complete_s;
 }
 
-static void put_layer(struct cairn_draft *draft, const struct bench_entry *e, uint32_t layer, const void *kv)
+static void put_layer(struct cairn_draft *draft, const struct bench_entry *e, uint32_t layer,
+                      const void *kv)
 {
     struct cairn_put put = CAIRN_PUT_INIT;
     put.layer = layer;
@@ -75,7 +80,8 @@ static void put_layer(struct cairn_draft *draft, const struct bench_entry *e, ui
     bench_must(cairn_put_layer(draft, &put, cairn_deadline_in(60000)), "cairn_put_layer");
 }
 
-static struct cairn_draft *open_draft(struct cairn_client *client, const struct bench_entry *e, int32_t *tokens)
+static struct cairn_draft *open_draft(struct cairn_client *client, const struct bench_entry *e,
+                                      int32_t *tokens)
 {
     struct cairn_draft_options o = CAIRN_DRAFT_INIT;
     struct cairn_draft *draft;
@@ -85,8 +91,8 @@ static struct cairn_draft *open_draft(struct cairn_client *client, const struct 
     return draft;
 }
 
-static double to_cairn(struct cairn_client *client, const struct bench_entry *e, void *kv, const struct bench_order *o,
-                       uint64_t *out_entry)
+static double to_cairn(struct cairn_client *client, const struct bench_entry *e, void *kv,
+                       const struct bench_order *o, uint64_t *out_entry)
 {
     int32_t *tokens = bench_tokens(e);
     int in_place = o->what == CAIRN_IN_PLACE, streamed = o->b != 0;
@@ -96,7 +102,9 @@ static double to_cairn(struct cairn_client *client, const struct bench_entry *e,
     for (uint32_t l = 0; l < LAYERS; l++) {
         void *at = layer_at(e, kv, l);
         if (in_place)
-            bench_must(cairn_draft_reserve(draft, bench_layer_bytes(e), cairn_deadline_in(60000), &at), "cairn_draft_reserve");
+            bench_must(
+                cairn_draft_reserve(draft, bench_layer_bytes(e), cairn_deadline_in(60000), &at),
+                "cairn_draft_reserve");
         bench_layer_fill(e, l, at);
         complete_s = bench_now_s();
         if (streamed)
@@ -110,7 +118,8 @@ static double to_cairn(struct cairn_client *client, const struct bench_entry *e,
     return complete_s;
 }
 
-/* Orders: what = way, a = round, b = streamed. Answer: a = entry, at_s = when the last layer was complete. */
+/* Orders: what = way, a = round, b = streamed. Answer: a = entry, at_s = when the last layer was
+ * complete. */
 static void a_run(int fd, void *ctx)
 {
     struct bench *b = ctx;
@@ -130,15 +139,18 @@ static void a_run(int fd, void *ctx)
 
 /* ---- B ---- */
 
-static void take_from_store(struct bench *b, enum way way, const struct bench_entry *e, double *out_end_s)
+static void take_from_store(struct bench *b, enum way way, const struct bench_entry *e,
+                            double *out_end_s)
 {
     stores[way]->get(b->to);
     *out_end_s = bench_now_s();
     for (uint32_t l = 0; l < LAYERS; l++)
-        bench_must(bench_layer_equal(e, l, layer_at(e, b->to, l)) ? 0 : CAIRN_E_FORMAT, stores[way]->name);
+        bench_must(bench_layer_equal(e, l, layer_at(e, b->to, l)) ? 0 : CAIRN_E_FORMAT,
+                   stores[way]->name);
 }
 
-static void take_from_cairn(struct bench *b, const struct bench_entry *e, uint64_t entry, double *out_end_s)
+static void take_from_cairn(struct bench *b, const struct bench_entry *e, uint64_t entry,
+                            double *out_end_s)
 {
     int32_t *tokens = bench_tokens(e);
     double begin = bench_now_s();
@@ -152,7 +164,9 @@ static void take_from_cairn(struct bench *b, const struct bench_entry *e, uint64
     if (b->round > 0)
         bench_sample(&b->attach_copy, 1e3 * (bench_now_s() - begin));
     cairn_release(lease);
-    bench_must(cairn_evict(b->client, (struct cairn_entry_id){entry}, cairn_deadline_in(30000), NULL, NULL), "cairn_evict");
+    bench_must(cairn_evict(b->client, (struct cairn_entry_id){entry}, cairn_deadline_in(30000),
+                           NULL, NULL),
+               "cairn_evict");
     free(tokens);
 }
 
@@ -161,7 +175,8 @@ static void hand_over(struct bench *b, enum way way, int streamed)
     static uint64_t number;
     struct bench_entry e = entry_of(++number);
     double end_s;
-    bench_order_send(b->a.fd, &(struct bench_order){.what = way, .a = number, .b = (uint64_t)streamed});
+    bench_order_send(b->a.fd,
+                     &(struct bench_order){.what = way, .a = number, .b = (uint64_t)streamed});
     struct bench_order done = bench_order_get(b->a.fd);
     if (way < STORES)
         take_from_store(b, way, &e, &end_s);
@@ -186,7 +201,8 @@ static int best_store(const struct bench *b, int streamed)
 {
     int best = -1;
     for (int i = 0; i < STORES; i++)
-        if (b->usable[i] && (best < 0 || bench_quantile(&b->took[i][streamed], 0.5) < bench_quantile(&b->took[best][streamed], 0.5)))
+        if (b->usable[i] && (best < 0 || bench_quantile(&b->took[i][streamed], 0.5) <
+                                             bench_quantile(&b->took[best][streamed], 0.5)))
             best = i;
     return best;
 }
@@ -197,11 +213,19 @@ static void report(struct bench *b, const char *size)
     char name[96], peer[96];
     int best = best_store(b, 1);
     snprintf(peer, sizeof peer, "%s, streamed", stores[best]->name);
-    struct bench_figure f = {.group = "publish", .name = name, .unit = "ms", .baseline = peer, .other = &b->took[best][1], .inverse = 1,
-                             .goal_on = BENCH_GOAL_RATIO, .at_least = 1, .goal = 5};
+    struct bench_figure f = {.group = "publish",
+                             .name = name,
+                             .unit = "ms",
+                             .baseline = peer,
+                             .other = &b->took[best][1],
+                             .inverse = 1,
+                             .goal_on = BENCH_GOAL_RATIO,
+                             .at_least = 1,
+                             .goal = 5};
     snprintf(name, sizeof name, "hand-over of %s, streamed, copied in", size);
     f.own = &b->took[CAIRN][1];
-    f.note = "last layer complete to attached; the best copying peer ends with the bytes in the reader's memory";
+    f.note = "last layer complete to attached; the best copying peer ends with the bytes in the "
+             "reader's memory";
     bench_report(&f);
     snprintf(name, sizeof name, "hand-over of %s, streamed, made in place", size);
     f.own = &b->took[CAIRN_IN_PLACE][1];
@@ -221,11 +245,13 @@ static void report(struct bench *b, const char *size)
     for (int i = 0; i < STORES; i++) {
         for (int streamed = 0; streamed < 2 && b->usable[i]; streamed++) {
             snprintf(name, sizeof name, "peer: %s, %s, %s", stores[i]->name, size, how[streamed]);
-            bench_report(&(struct bench_figure){.group = "publish", .name = name, .unit = "ms", .own = &b->took[i][streamed]});
+            bench_report(&(struct bench_figure){
+                .group = "publish", .name = name, .unit = "ms", .own = &b->took[i][streamed]});
         }
     }
     snprintf(name, sizeof name, "copy of %s out of the arena", size);
-    bench_report(&(struct bench_figure){.group = "publish", .name = name, .unit = "ms", .own = &b->attach_copy});
+    bench_report(&(struct bench_figure){
+        .group = "publish", .name = name, .unit = "ms", .own = &b->attach_copy});
 }
 
 int main(void)
