@@ -1,5 +1,6 @@
-/* A receiver inside the test, and workers beside it. Everything computes with the same number of threads, so that two processes
- * that hand the same shapes to the same kernels get the same bits. */
+/* A receiver inside the test, and workers beside it. Everything computes with the same number of
+ * threads, so that two processes that hand the same shapes to the same kernels get the same bits.
+ */
 #include "tests/support/receiver.h"
 
 #include "tests/support/paths.h"
@@ -10,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void receiver_open(struct receiver *r, const struct broker *b, const char *model, const char *adapter, uint32_t kv_dtype)
+void receiver_open(struct receiver *r, const struct broker *b, const char *model,
+                   const char *adapter, uint32_t kv_dtype)
 {
     struct cairn_options options = CAIRN_OPTIONS_INIT;
     memset(r, 0, sizeof *r);
@@ -20,7 +22,7 @@ void receiver_open(struct receiver *r, const struct broker *b, const char *model
     options.socket = b->socket;
     options.label = "receiver";
     options.model = r->model.weights->digest;
-    options.shape = (struct cairn_shape){ s->n_layers, s->n_kv_heads, s->head_dim, s->hidden };
+    options.shape = (struct cairn_shape){s->n_layers, s->n_kv_heads, s->head_dim, s->hidden};
     ck_assert_int_eq(crn_worker_family(r->model.weights, r->model.tokenizer, &options.family), 0);
     ck_assert_int_eq(cairn_open(&options, &r->client), 0);
 }
@@ -33,7 +35,7 @@ void receiver_close(struct receiver *r)
 
 struct crn_ids receiver_tokens(const struct receiver *r, const char *text)
 {
-    struct crn_ids ids = { 0 };
+    struct crn_ids ids = {0};
     ck_assert_int_eq(crn_chat_context(&r->chat, text, strlen(text), &ids), 0);
     return ids;
 }
@@ -45,16 +47,18 @@ void reading_begin(struct reading *x, struct receiver *r, const struct crn_ids *
     memset(x, 0, sizeof *x);
     x->by = r;
     ck_assert_int_eq(crn_chat_question(&r->chat, "who knows?", 10, &x->asked), 0);
-    x->question = (struct crn_question){ .tokens = x->asked.ids, .n = (uint32_t)x->asked.n, .answer = x->answer };
+    x->question = (struct crn_question){
+        .tokens = x->asked.ids, .n = (uint32_t)x->asked.n, .answer = x->answer};
     ck_assert_int_eq(crn_cache_init(&x->cache, r->model.weights->shape.n_layers), 0);
-    ck_assert_int_eq(crn_decode_begin(&x->decode, &r->model.engine, &x->question, 1, (uint32_t)context->n), 0);
+    ck_assert_int_eq(
+        crn_decode_begin(&x->decode, &r->model.engine, &x->question, 1, (uint32_t)context->n), 0);
 }
 
 /* First logits, kept aside, and the answer. */
 static void finish(struct reading *x)
 {
     size_t bytes = x->by->model.weights->shape.vocab * sizeof *x->logits;
-    struct crn_decode_options o = { .sampler = { 0, 1, 1 }, .max_tokens = RECEIVER_ANSWER };
+    struct crn_decode_options o = {.sampler = {0, 1, 1}, .max_tokens = RECEIVER_ANSWER};
     memcpy(o.stop, x->by->chat.end_ids, sizeof o.stop);
     ck_assert_int_eq(crn_decode_logits(&x->decode), 0);
     x->logits = malloc(bytes);
@@ -66,26 +70,31 @@ static void finish(struct reading *x)
 void reading_answer(struct reading *x)
 {
     for (uint32_t l = 0; l < x->cache.n_layers; l++)
-        ck_assert_int_eq(crn_decode_layer(&x->decode, l, x->cache.layers[l].spans, x->cache.layers[l].n), 0);
+        ck_assert_int_eq(
+            crn_decode_layer(&x->decode, l, x->cache.layers[l].spans, x->cache.layers[l].n), 0);
     finish(x);
 }
 
-void reading_own(struct reading *x, struct receiver *r, const struct crn_ids *context, const struct crn_pyramid_rule *rule)
+void reading_own(struct reading *x, struct receiver *r, const struct crn_ids *context,
+                 const struct crn_pyramid_rule *rule)
 {
-    struct crn_prefill p = { .tokens = context->ids, .n = (uint32_t)context->n, .rule = rule };
+    struct crn_prefill p = {.tokens = context->ids, .n = (uint32_t)context->n, .rule = rule};
     reading_begin(x, r, context);
     ck_assert_int_eq(crn_prefill(&r->model.engine, &p, &x->cache, NULL), 0);
     reading_answer(x);
 }
 
-void reading_shared(struct reading *x, struct receiver *r, const struct crn_ids *context, const struct crn_reuse_choice *choice)
+void reading_shared(struct reading *x, struct receiver *r, const struct crn_ids *context,
+                    const struct crn_reuse_choice *choice)
 {
     uint32_t n = (uint32_t)context->n;
     reading_begin(x, r, context);
-    ck_assert_int_eq(crn_share_attach(r->client, context->ids, n, choice, &x->lease, &x->result), 0);
+    ck_assert_int_eq(crn_share_attach(r->client, context->ids, n, choice, &x->lease, &x->result),
+                     0);
     ck_assert_msg(x->lease != NULL, "nothing attached: %s", crn_reason_name(x->result.reason));
     ck_assert_uint_eq(x->result.n_tokens, n);
-    int status = crn_share_reuse(&r->model.engine, x->lease, context->ids, choice, &x->cache, &x->decode, &x->result);
+    int status = crn_share_reuse(&r->model.engine, x->lease, context->ids, choice, &x->cache,
+                                 &x->decode, &x->result);
     ck_assert_msg(status == 0, "reuse: %s", cairn_strerror(status));
     finish(x);
 }
@@ -101,8 +110,8 @@ void reading_end(struct reading *x)
 
 static void same_answer(const struct reading *a, const struct reading *b, const char *what)
 {
-    ck_assert_msg(a->question.n_answer == b->question.n_answer, "%s: %u tokens, not %u", what, a->question.n_answer,
-                  b->question.n_answer);
+    ck_assert_msg(a->question.n_answer == b->question.n_answer, "%s: %u tokens, not %u", what,
+                  a->question.n_answer, b->question.n_answer);
     for (uint32_t i = 0; i < a->question.n_answer; i++)
         ck_assert_msg(a->answer[i] == b->answer[i], "%s: token %u of the answer differs", what, i);
 }
@@ -120,7 +129,8 @@ double reading_difference(const struct reading *a, const struct reading *b)
 void reading_same_bits(const struct reading *a, const struct reading *b, const char *what)
 {
     size_t bytes = a->by->model.weights->shape.vocab * sizeof *a->logits;
-    ck_assert_msg(memcmp(a->logits, b->logits, bytes) == 0, "%s: logits differ, by up to %g", what, reading_difference(a, b));
+    ck_assert_msg(memcmp(a->logits, b->logits, bytes) == 0, "%s: logits differ, by up to %g", what,
+                  reading_difference(a, b));
     same_answer(a, b, what);
 }
 
@@ -133,19 +143,21 @@ void reading_same(const struct reading *a, const struct reading *b, const char *
 
 struct crn_reuse_choice choice_auto(void)
 {
-    return (struct crn_reuse_choice){ .mode = CRN_REUSE_AUTO, .timeout_ms = 10000 };
+    return (struct crn_reuse_choice){.mode = CRN_REUSE_AUTO, .timeout_ms = 10000};
 }
 
 struct crn_reuse_choice choice_run(uint32_t first, uint32_t last)
 {
-    return (struct crn_reuse_choice){ .mode = CRN_REUSE_RUN, .first = first, .last = last, .timeout_ms = 10000 };
+    return (struct crn_reuse_choice){
+        .mode = CRN_REUSE_RUN, .first = first, .last = last, .timeout_ms = 10000};
 }
 
 /* ---- workers ---- */
 
 struct program worker_run(const struct broker *b, const char *const *options)
 {
-    const char *arguments[60] = { "--json", "--threads", "2", "--socket", b != NULL ? b->socket : "/nonexistent/cairn.sock" };
+    const char *arguments[60] = {"--json", "--threads", "2", "--socket",
+                                 b != NULL ? b->socket : "/nonexistent/cairn.sock"};
     size_t n = 5;
     _Static_assert(RECEIVER_THREADS == 2, "as the model's pool in tests/support/model.c");
     for (; *options != NULL; options++) {

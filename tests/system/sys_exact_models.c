@@ -1,9 +1,11 @@
-/* Exactness (design.md section 7) on small random models of odd shapes. The publisher is a real cairn-worker, the broker a real
- * cairnd; the receiver is a second worker, or this process where logits or payloads must be looked at.
+/* Exactness (design.md section 7) on small random models of odd shapes. The publisher is a real
+ * cairn-worker, the broker a real cairnd; the receiver is a second worker, or this process where
+ * logits or payloads must be looked at.
  *
- * Equal bit for bit: whatever one set of rows goes through in one pass, with the same number of threads: an attached context, a
- * recomputed run, an own prefill on the same sets. A context read in two parts meets other shapes: |difference of logits| <= 2e-3
- * and the same tokens. A state stored as f16 or bf16 is compared with an own prefill that stores it alike. */
+ * Equal bit for bit: whatever one set of rows goes through in one pass, with the same number of
+ * threads: an attached context, a recomputed run, an own prefill on the same sets. A context read
+ * in two parts meets other shapes: |difference of logits| <= 2e-3 and the same tokens. A state
+ * stored as f16 or bf16 is compared with an own prefill that stores it alike. */
 #include "tests/support/gguf_write.h"
 #include "tests/support/paths.h"
 #include "tests/support/receiver.h"
@@ -12,10 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHAPE(layers, hidden_, heads, kv, dim, ffn_)                                                                          \
-    {                                                                                                                         \
-        .n_layers = layers, .hidden = hidden_, .n_heads = heads, .n_kv_heads = kv, .head_dim = dim, .ffn = ffn_, .vocab = 97, \
-        .context_max = 1024, .rope_theta = 10000, .norm_eps = 1e-5f                                                           \
+#define SHAPE(layers, hidden_, heads, kv, dim, ffn_)                                               \
+    {                                                                                              \
+        .n_layers = layers, .hidden = hidden_, .n_heads = heads, .n_kv_heads = kv,                 \
+        .head_dim = dim, .ffn = ffn_, .vocab = 97, .context_max = 1024, .rope_theta = 10000,       \
+        .norm_eps = 1e-5f                                                                          \
     }
 
 static const struct crn_model_shape shapes[] = {
@@ -25,19 +28,26 @@ static const struct crn_model_shape shapes[] = {
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
 #define MAX_LAYERS 5u
 
-static const struct { uint32_t dtype; const char *name; } stores[] = {
-    { CAIRN_F32, "f32" }, { CAIRN_F16, "f16" }, { CAIRN_BF16, "bf16" },
+static const struct {
+    uint32_t dtype;
+    const char *name;
+} stores[] = {
+    {CAIRN_F32, "f32"},
+    {CAIRN_F16, "f16"},
+    {CAIRN_BF16, "bf16"},
 };
 
 /* Every shape as f32, some in the narrow types: a shape and a store. */
-static const struct { size_t shape, store; } kinds[] = {
-    { 0, 0 }, { 1, 0 }, { 2, 0 }, { 3, 0 }, { 4, 0 }, { 5, 0 }, { 0, 1 }, { 3, 1 }, { 5, 1 }, { 1, 2 }, { 2, 2 },
+static const struct {
+    size_t shape, store;
+} kinds[] = {
+    {0, 0}, {1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {0, 1}, {3, 1}, {5, 1}, {1, 2}, {2, 2},
 };
 #define N_KINDS (sizeof kinds / sizeof *kinds)
 
-static const char *const memory[] = { "--memory", "64M", "--log-level", "warn", NULL };
+static const char *const memory[] = {"--memory", "64M", "--log-level", "warn", NULL};
 static const char *const pyramid_option = "prefill:d=0.5,rho=0.1,m=8";
-static const struct crn_pyramid_rule pyramid_rule = { 1, 0.1f, 0.5f, 1.2f, 8, 1, 4, 0 };
+static const struct crn_pyramid_rule pyramid_rule = {1, 0.1f, 0.5f, 1.2f, 8, 1, 4, 0};
 
 /* A model, its sibling, a broker, and this process as a receiver. */
 struct scene {
@@ -53,7 +63,8 @@ static void scene_open(struct scene *s, size_t shape, uint32_t kv_dtype, int sib
     snprintf(s->model, sizeof s->model, "%s", paths_tmp_file("model.gguf"));
     snprintf(s->adapter, sizeof s->adapter, "%s", paths_tmp_file("sibling.gguf"));
     ck_assert_int_eq(crn_test_model_write(s->model, &shapes[shape], 7 + shape, CRN_QUANT_F32), 0);
-    ck_assert_int_eq(crn_test_adapter_write(s->adapter, &shapes[shape], 70 + shape, 4, CRN_QUANT_F32), 0);
+    ck_assert_int_eq(
+        crn_test_adapter_write(s->adapter, &shapes[shape], 70 + shape, 4, CRN_QUANT_F32), 0);
     broker_start(&s->broker, memory);
     receiver_open(&s->r, &s->broker, s->model, sibling ? s->adapter : NULL, kv_dtype);
 }
@@ -66,10 +77,16 @@ static void scene_close(struct scene *s)
 }
 
 /* A worker of the base model reads the text and publishes, with all states. */
-static void publish(const struct scene *s, const char *text, const char *kv, const char *store, const char *pyramid)
+static void publish(const struct scene *s, const char *text, const char *kv, const char *store,
+                    const char *pyramid)
 {
-    const char *const options[] = { "--model", s->model, "--context", text_file(0, text, -1), "--kv", kv, "--store", store,
-                                    "--states", "0,1,2,3,4", "--pyramid", pyramid, NULL };
+    char states[2 * MAX_LAYERS];
+    snprintf(states, sizeof states, "%.*s", (int)(2 * s->r.model.weights->shape.n_layers - 1),
+             "0,1,2,3,4");
+    const char *const options[] = {"--model",  s->model, "--context", text_file(0, text, -1),
+                                   "--kv",     kv,       "--store",   store,
+                                   "--states", states,   "--pyramid", pyramid,
+                                   NULL};
     json_t *line = worker_line(&s->broker, options);
     ck_assert(json_number(line, "published"));
     ck_assert_int_eq(json_number(line, "reused_tokens"), 0);
@@ -84,7 +101,7 @@ struct sets {
 
 static void sets_take(struct sets *out, struct cairn_lease *lease, uint32_t n_layers)
 {
-    *out = (struct sets){ .n_layers = n_layers };
+    *out = (struct sets){.n_layers = n_layers};
     for (uint32_t l = 0; l < n_layers; l++) {
         struct cairn_layer_view view;
         ck_assert_int_eq(cairn_wait(lease, 0, l, CAIRN_WAIT_KV, SOON), 0);
@@ -116,20 +133,24 @@ static void store_rows(const struct receiver *r, struct crn_pass *p, uint32_t dt
 }
 
 /* Rows through layers first..last into a piece, dropped as the sets (NULL: none) say. */
-static void pass_layers(struct crn_pass *p, struct crn_kv *piece, uint32_t first, uint32_t last, const struct sets *sets)
+static void pass_layers(struct crn_pass *p, struct crn_kv *piece, uint32_t first, uint32_t last,
+                        const struct sets *sets)
 {
     const struct crn_model_shape *s = &p->engine->weights->shape;
     for (uint32_t l = first; l <= last; l++) {
         if (sets != NULL)
             ck_assert_int_eq(crn_pass_keep_positions(p, sets->pos[l], sets->n[l]), 0);
-        ck_assert_int_eq(crn_kv_init(&piece[l], p->engine->kv_dtype, s->n_kv_heads, s->head_dim, p->n), 0);
+        ck_assert_int_eq(
+            crn_kv_init(&piece[l], p->engine->kv_dtype, s->n_kv_heads, s->head_dim, p->n), 0);
         ck_assert_int_eq(crn_pass_layer(p, l, NULL, 0, &piece[l], NULL, 0), 0);
     }
 }
 
-/* An own prefill forced onto these sets; layers first..last start from the state stored as dtype (first 0: from the embedding). */
-static void reading_forced(struct reading *x, struct receiver *r, const struct crn_ids *context, const struct sets *sets,
-                           const struct crn_reuse_choice *run, uint32_t dtype)
+/* An own prefill forced onto these sets; layers first..last start from the state stored as dtype
+ * (first 0: from the embedding). */
+static void reading_forced(struct reading *x, struct receiver *r, const struct crn_ids *context,
+                           const struct sets *sets, const struct crn_reuse_choice *run,
+                           uint32_t dtype)
 {
     struct crn_engine *e = &r->model.engine;
     uint32_t n_layers = e->weights->shape.n_layers, n = (uint32_t)context->n;
@@ -151,7 +172,10 @@ static void reading_forced(struct reading *x, struct receiver *r, const struct c
     pass_layers(&pass, again, run->first, run->last, sets);
     crn_pass_end(&pass);
     for (uint32_t l = 0; l < n_layers; l++)
-        ck_assert_int_eq(crn_cache_add_kv(&x->cache, l, l >= run->first && l <= run->last ? &again[l] : &whole[l]), 0);
+        ck_assert_int_eq(
+            crn_cache_add_kv(&x->cache, l,
+                             l >= run->first && l <= run->last ? &again[l] : &whole[l]),
+            0);
     reading_answer(x);
 }
 
@@ -179,7 +203,7 @@ static void check_all_layers(struct scene *s, const char *text, const char *pyra
 
 START_TEST(a_run_of_all_layers_is_the_receivers_own_prefill)
 {
-    const char *const pyramids[] = { "off", "keep=0.5", pyramid_option };
+    const char *const pyramids[] = {"off", "keep=0.5", pyramid_option};
     struct scene s;
     size_t store = kinds[_i].store;
     scene_open(&s, kinds[_i].shape, stores[store].dtype, 1);
@@ -198,7 +222,7 @@ START_TEST(without_a_run_a_sibling_is_not_itself)
 {
     struct scene s;
     struct reading shared, own;
-    struct crn_reuse_choice full = { .mode = CRN_REUSE_FULL, .timeout_ms = 10000 };
+    struct crn_reuse_choice full = {.mode = CRN_REUSE_FULL, .timeout_ms = 10000};
     char *text = random_text(150, 4);
     scene_open(&s, 1, CAIRN_F32, 1);
     struct crn_ids context = receiver_tokens(&s.r, text);
@@ -237,7 +261,8 @@ END_TEST
 
 /* ---- the same model on both sides ---- */
 
-static void check_run(struct scene *s, const struct crn_ids *context, const struct crn_reuse_choice *run, uint32_t dtype)
+static void check_run(struct scene *s, const struct crn_ids *context,
+                      const struct crn_reuse_choice *run, uint32_t dtype)
 {
     struct reading shared, own;
     struct sets sets;
@@ -252,8 +277,10 @@ static void check_run(struct scene *s, const struct crn_ids *context, const stru
     sets_free(&sets);
 }
 
-/* Published sets are those of an own prefill by the same rule; attached as it is, the entry is that prefill. */
-static void check_attached(struct scene *s, const struct crn_ids *context, const struct crn_pyramid_rule *rule)
+/* Published sets are those of an own prefill by the same rule; attached as it is, the entry is that
+ * prefill. */
+static void check_attached(struct scene *s, const struct crn_ids *context,
+                           const struct crn_pyramid_rule *rule)
 {
     struct reading shared, own;
     struct crn_reuse_choice automatic = choice_auto();
@@ -262,7 +289,8 @@ static void check_attached(struct scene *s, const struct crn_ids *context, const
     ck_assert_uint_eq(shared.result.class_, CAIRN_CLASS_EXACT);
     ck_assert_uint_eq(shared.result.reason, CAIRN_REASON_SAME_MODEL);
     for (uint32_t l = 0; l < shared.cache.n_layers; l++) {
-        const struct crn_kv_head *a = shared.cache.layers[l].spans[0].heads, *b = own.cache.layers[l].spans[0].heads;
+        const struct crn_kv_head *a = shared.cache.layers[l].spans[0].heads,
+                                 *b = own.cache.layers[l].spans[0].heads;
         ck_assert_uint_eq(a->n, b->n);
         ck_assert_mem_eq(a->pos, b->pos, a->n * sizeof *a->pos);
     }
@@ -299,9 +327,15 @@ END_TEST
 
 START_TEST(a_pyramid_that_keeps_everything_is_the_full_cache)
 {
-    static const struct { const char *option; uint32_t chars; } keeping[] = {
-        { "prefill:d=1,rho=0.2", 180 }, { "prefill:d=0.5,rho=0.2,m=200", 180 }, { "prefill", 57 }, { "keep=1", 181 },
-        { "plan", 200 },
+    static const struct {
+        const char *option;
+        uint32_t chars;
+    } keeping[] = {
+        {"prefill:d=1,rho=0.2", 180},
+        {"prefill:d=0.5,rho=0.2,m=200", 180},
+        {"prefill", 57},
+        {"keep=1", 181},
+        {"plan", 200},
     };
     struct scene s;
     struct crn_reuse_choice automatic = choice_auto();
@@ -330,14 +364,18 @@ END_TEST
 /* A worker of the base model answers about the first n characters of text. own: json_decref */
 static json_t *ask(const struct scene *s, const char *text, long n, int alone)
 {
-    const char *const together[] = { "--model", s->model, "--kv", "f32", "--context", text_file(1, text, n), "--ask",
-                                     "who knows?", "--max-tokens", "12", NULL };
-    const char *const by_itself[] = { "--model", s->model, "--kv", "f32", "--context", text_file(1, text, n), "--ask",
-                                      "who knows?", "--max-tokens", "12", "--reuse", "never", "--no-publish", NULL };
+    const char *const together[] = {
+        "--model", s->model,     "--kv",         "f32", "--context", text_file(1, text, n),
+        "--ask",   "who knows?", "--max-tokens", "12",  NULL};
+    const char *const by_itself[] = {
+        "--model",      s->model,     "--kv",         "f32", "--context", text_file(1, text, n),
+        "--ask",        "who knows?", "--max-tokens", "12",  "--reuse",   "never",
+        "--no-publish", NULL};
     return worker_line(&s->broker, alone ? by_itself : together);
 }
 
-/* One worker attaches `reused` tokens and publishes or not; the answer is the one of a worker that works alone. */
+/* One worker attaches `reused` tokens and publishes or not; the answer is the one of a worker that
+ * works alone. */
 static void check_answer(const struct scene *s, const char *text, int reused, int publishes)
 {
     json_t *with = ask(s, text, -1, 0), *alone = ask(s, text, -1, 1);
@@ -368,7 +406,7 @@ static void check_two_parts(struct scene *s, const struct crn_ids *context, uint
     reading_end(&shared);
 }
 
-static const uint32_t prefixes[] = { 7, 40, 63, 64, 65, 100, 128, 192 };
+static const uint32_t prefixes[] = {7, 40, 63, 64, 65, 100, 128, 192};
 #define N_PREFIXES (sizeof prefixes / sizeof *prefixes)
 
 START_TEST(a_longer_context_continues_a_cached_prefix_of_any_length)
@@ -383,8 +421,8 @@ START_TEST(a_longer_context_continues_a_cached_prefix_of_any_length)
     ck_assert_int_eq(json_number(first, "context_tokens"), (int)prefix);
     ck_assert(json_number(first, "published"));
     json_decref(first);
-    check_answer(&s, text, (int)prefix, 1);            /* the rest is prefilled, and published as a child */
-    check_answer(&s, text, (int)context.n, 0);         /* a third worker finds parent and child */
+    check_answer(&s, text, (int)prefix, 1);    /* the rest is prefilled, and published as a child */
+    check_answer(&s, text, (int)context.n, 0); /* a third worker finds parent and child */
     check_two_parts(&s, &context, prefix);
     crn_ids_free(&context);
     free(text);
@@ -392,7 +430,7 @@ START_TEST(a_longer_context_continues_a_cached_prefix_of_any_length)
 }
 END_TEST
 
-static const uint32_t forks[] = { 20, 63, 64, 65, 127, 129, 225 };
+static const uint32_t forks[] = {20, 63, 64, 65, 127, 129, 225};
 #define N_FORKS (sizeof forks / sizeof *forks)
 
 START_TEST(contexts_that_part_share_what_they_have_in_common_to_the_token)
@@ -407,7 +445,9 @@ START_TEST(contexts_that_part_share_what_they_have_in_common_to_the_token)
     other[common] = text[common] == 'b' ? 'c' : 'b';
     struct crn_ids branch = receiver_tokens(&s.r, other);
     publish(&s, text, "f32", "f32", "off");
-    int found = fork >= CAIRN_CHUNK_TOKENS ? (int)fork : 0; /* less than a whole chunk of a longer entry is not looked for */
+    int found = fork >= CAIRN_CHUNK_TOKENS
+                    ? (int)fork
+                    : 0; /* less than a whole chunk of a longer entry is not looked for */
     check_answer(&s, other, found, 1);
     check_answer(&s, other, (int)branch.n, 0);
     check_answer(&s, text, (int)context.n, 0);
@@ -426,10 +466,12 @@ END_TEST
 /* A worker attaches its own entry and compresses it. */
 static void compress(const struct scene *s, const char *text, const char *keep)
 {
-    const char *const options[] = { "--model", s->model, "--kv", "f32", "--context", text_file(2, text, -1), "--compress", keep,
-                                    "--log-level", "info", NULL };
+    const char *const options[] = {
+        "--model",    s->model, "--kv",        "f32",  "--context", text_file(2, text, -1),
+        "--compress", keep,     "--log-level", "info", NULL};
     struct program p = worker_run(&s->broker, options);
-    ck_assert_msg(strstr(p.err, "compressed: ") != NULL && strstr(p.err, "not compressed") == NULL, "%s", p.err);
+    ck_assert_msg(strstr(p.err, "compressed: ") != NULL && strstr(p.err, "not compressed") == NULL,
+                  "%s", p.err);
     program_free(&p);
 }
 
@@ -479,7 +521,8 @@ static int attach_entry(struct receiver *r, struct cairn_entry_id entry)
 }
 
 /* Reads the bytes of an old lease once more, into another answer. */
-static void check_old_lease(struct reading *old, const struct crn_ids *context, const struct reading *own)
+static void check_old_lease(struct reading *old, const struct crn_ids *context,
+                            const struct reading *own)
 {
     struct reading again;
     ck_assert_int_eq(cairn_lease_check(old->lease), 0);
@@ -552,7 +595,7 @@ START_TEST(int8_stays_close_to_what_it_stands_for)
     ck_assert_uint_eq(stored.cache.layers[0].n, 2); /* the first rows wide, then int8 */
     ck_assert_uint_eq(stored.cache.layers[0].spans[1].dtype, CAIRN_I8);
     check_close(&stored, &own, "published as int8");
-    struct crn_prefill p = { .tokens = context.ids, .n = (uint32_t)context.n };
+    struct crn_prefill p = {.tokens = context.ids, .n = (uint32_t)context.n};
     reading_begin(&private, &s.r, &context);
     ck_assert_int_eq(crn_prefill(e, &p, &private.cache, NULL), 0);
     for (uint32_t l = 0; l < private.cache.n_layers; l++)
@@ -575,13 +618,24 @@ START_TEST(a_worker_holds_a_context_in_a_quarter_of_its_memory_as_int8)
     struct scene s;
     char *text = random_text(400, 71);
     scene_open(&s, (size_t)_i, CAIRN_F32, 0);
-    const char *options[] = { "--model", s.model, "--kv", "f32", "--context", text_file(3, text, -1), "--reuse", "never",
-                              "--no-publish", "--private-int8", NULL };
+    const char *options[] = {"--model",
+                             s.model,
+                             "--kv",
+                             "f32",
+                             "--context",
+                             text_file(3, text, -1),
+                             "--reuse",
+                             "never",
+                             "--no-publish",
+                             "--private-int8",
+                             NULL};
     json_t *narrow = worker_line(&s.broker, options);
     options[9] = NULL;
     json_t *wide = worker_line(&s.broker, options);
-    ck_assert_int_le(3 * json_number(narrow, "kv_private_bytes"), json_number(wide, "kv_private_bytes"));
-    ck_assert_int_gt(5 * json_number(narrow, "kv_private_bytes"), json_number(wide, "kv_private_bytes"));
+    ck_assert_int_le(3 * json_number(narrow, "kv_private_bytes"),
+                     json_number(wide, "kv_private_bytes"));
+    ck_assert_int_gt(5 * json_number(narrow, "kv_private_bytes"),
+                     json_number(wide, "kv_private_bytes"));
     json_decref(narrow);
     json_decref(wide);
     free(text);

@@ -48,6 +48,24 @@ static int open_client(struct program *p)
     return status != 0 ? status : cairn_open(&options, &p->worker.client);
 }
 
+/* Layers named on the command line, now that the model is known. */
+static int check_layers(const struct crn_worker_options *o, uint32_t n_layers)
+{
+    if (o->reuse.mode == CRN_REUSE_RUN && o->reuse.last >= n_layers) {
+        fprintf(stderr, "cairn-worker: --reuse %u-%u: the layers of %s are 0-%u\n", o->reuse.first,
+                o->reuse.last, o->model, n_layers - 1);
+        return CAIRN_E_ARG;
+    }
+    for (uint32_t i = 0; i < o->publish.n_states; i++) {
+        if (o->states[i] >= n_layers) {
+            fprintf(stderr, "cairn-worker: --states %u: the layers of %s are 0-%u\n", o->states[i],
+                    o->model, n_layers - 1);
+            return CAIRN_E_ARG;
+        }
+    }
+    return 0;
+}
+
 static int load(struct program *p)
 {
     const struct crn_worker_options *o = &p->options;
@@ -57,6 +75,8 @@ static int load(struct program *p)
     if (ops == NULL || !ops->probe(why, sizeof why))
         return fail(o->backend, CAIRN_E_NOT_BUILT);
     int status = crn_weights_load(o->model, o->adapters, o->n_adapters, &p->weights);
+    if (status == 0)
+        status = check_layers(o, p->weights->shape.n_layers);
     if (status == 0)
         status = crn_tokenizer_create(p->weights->base, &p->tokenizer);
     if (status == 0)
@@ -216,12 +236,41 @@ static int group_ids(struct program *p, struct group *g)
     return status;
 }
 
-/* Requests with one context: a single one that only reads it has no question. */
+static void write_group(struct program *p, const struct group *g, int status,
+                        const struct crn_outcome *outcome)
+{
+    int read_only = g->requests[0].question == NULL;
+    char why[160];
+    for (size_t i = 0; i < g->n; i++) {
+        if (status != 0)
+            write_error(p, reason_of(status, (uint32_t)g->context.n, p->weights->shape.context_max,
+                                     why, sizeof why));
+        else if (!read_only)
+            write_answer(p, &g->requests[i], &g->questions[i], outcome);
+    }
+    if (status == 0 && read_only && p->options.json) {
+        struct crn_reply reply = {.answer = NULL, .outcome = outcome};
+        crn_reply_write(stdout, &reply);
+    }
+}
+
+static void group_free(struct group *g)
+{
+    for (size_t i = 0; i < g->n && g->ids != NULL; i++)
+        crn_ids_free(&g->ids[i]);
+    crn_ids_free(&g->context);
+    free(g->ids);
+    free(g->questions);
+    free(g->answers);
+}
+
+/* Requests with one context: a single one that only reads it has no question. When several together
+ * fail they are answered one by one, so that a question that is too long costs no other one its
+ * answer. */
 static void answer_group(struct program *p, const struct crn_request *requests, size_t n)
 {
     struct group g = {.requests = requests, .n = n};
     struct crn_outcome outcome;
-    char why[160];
     uint32_t n_questions = requests[0].question != NULL ? (uint32_t)n : 0;
     int status = group_ids(p, &g);
     if (status == 0)
@@ -229,27 +278,20 @@ static void answer_group(struct program *p, const struct crn_request *requests, 
                             n_questions, &outcome);
     if (status == 0 && p->options.compress_keep > 0 && p->worker.client != NULL)
         compress(p, &g.context);
-    for (size_t i = 0; i < n_questions || (status != 0 && i == 0); i++) {
-        if (status != 0)
-            write_error(p, reason_of(status, (uint32_t)g.context.n, p->weights->shape.context_max,
-                                     why, sizeof why));
-        else
-            write_answer(p, &requests[i], &g.questions[i], &outcome);
-    }
-    if (status == 0 && n_questions == 0 && p->options.json) {
-        struct crn_reply reply = {.answer = NULL, .outcome = &outcome};
-        crn_reply_write(stdout, &reply);
-    }
-    for (size_t i = 0; i < n && g.ids != NULL; i++)
-        crn_ids_free(&g.ids[i]);
-    crn_ids_free(&g.context);
-    free(g.ids);
-    free(g.questions);
-    free(g.answers);
+    int apart = status != 0 && n > 1;
+    if (!apart)
+        write_group(p, &g, status, &outcome);
+    group_free(&g);
+    for (size_t i = 0; apart && i < n; i++)
+        answer_group(p, &requests[i], 1);
 }
 
-static int same_context(const struct crn_request *a, const struct crn_request *b)
+/* May b be answered together with a? */
+static int goes_with(const struct program *p, const struct crn_request *a,
+                     const struct crn_request *b)
 {
+    if (p->options.score && b->expected == NULL)
+        return 0;
     return b->error == NULL && a->context_bytes == b->context_bytes &&
            memcmp(a->context, b->context, a->context_bytes) == 0;
 }
@@ -292,7 +334,7 @@ static int answer_requests(struct program *p)
         if (!usable(p, first))
             continue;
         while (n < p->options.batch && i + n < requests.n &&
-               same_context(first, &requests.list[i + n]))
+               goes_with(p, first, &requests.list[i + n]))
             n++;
         answer_group(p, first, n);
     }
