@@ -2,7 +2,7 @@
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
-	@echo "variables: SAN=address,undefined|thread  V=1  BUILD=dir  CFLAGS  PREFIX  DESTDIR  WERROR=0"
+	@echo "variables: SAN=address,undefined|thread  CUDA=auto|0|1|emu  V=1  BUILD=dir  CFLAGS  PREFIX  DESTDIR  WERROR=0"
 
 # --- configuration -------------------------------------------------------------------------------------------------
 CC       = gcc
@@ -11,7 +11,7 @@ V       ?= 0
 Q        = $(if $(filter 1,$V),,@)
 SAN     ?=
 WERROR  ?= 1
-CONFIG   = $(if $(SAN),san-$(firstword $(subst $(comma), ,$(SAN))),release)
+CONFIG   = $(if $(SAN),san-$(firstword $(subst $(comma), ,$(SAN))),release)$(if $(filter 0,$(CUDA)),-nocuda)
 comma   := ,
 BUILD   ?= build/$(CONFIG)
 PREFIX  ?= /usr/local
@@ -27,23 +27,45 @@ ALLFLAGS = -std=c11 -D_GNU_SOURCE -I. -Iipc -fPIC -fvisibility=hidden -fno-omit-
            $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) $(CFLAGS)
 LDALL    = -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 
-LIBS_IPC     = -lzmq -lmsgpackc -lxxhash
+LIBS_IPC     = -lzmq -lmsgpackc -lxxhash $(CUDA_LIBS)
 LIBS_KERNELS = -ldnnl -lgomp -lm
 LIBS_BROKER  = -llmdb -luring
 LIBS_WORKER  = -lpcre2-8 -ljansson
 LIBS_TOOLS   = -ljansson
 LIBS_CHECK   = -lcheck_pic -lsubunit -lrt -lm
 
+# --- CUDA: auto = when the toolkit is there; emu = `all` builds programs that run on the emulated device -----------
+CUDA      ?= auto
+CUDA_HOME ?= /usr/local/cuda
+CUDA_ARCH ?= 80 90
+NVCC       = $(CUDA_HOME)/bin/nvcc
+CUDA_ON   := $(if $(SAN),,$(if $(filter 1,$(CUDA)),1,$(if $(filter auto emu,$(CUDA)),$(if $(wildcard $(NVCC)),1))))
+EMU_ON    := $(if $(filter thread,$(SAN)),,$(if $(filter 0,$(CUDA)),,$(filter x86_64,$(shell uname -m))))
+CUDA_NEWEST = $(lastword $(CUDA_ARCH))
+NVCCFLAGS  = -std=c++17 -O3 -I. -Iipc -MMD -MP $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
+             -gencode arch=compute_$(CUDA_NEWEST),code=compute_$(CUDA_NEWEST) -Werror all-warnings \
+             -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics
+CUDA_LIBS  = $(if $(CUDA_ON),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt)
+CUDA_ONLY := $(wildcard ipc/cuda_*.c ipc/mem_cuda_*.c)
+CUDA_SEES := ipc/mem.c kernels/kernels.c $(wildcard broker/device.c tools/worker/device.c)
+CUDA_SRC  := $(wildcard kernels/cuda/*.c kernels/cuda/*.cu)
+EMU        = $(BUILD)/emu
+emu_obj    = $(patsubst %.c,$(EMU)/obj/%.o,$(patsubst %.cu,$(EMU)/obj/%.cu.o,$1))
+EMU_OBJ   := $(if $(EMU_ON),$(call emu_obj,$(wildcard tests/cuda_emu/*.c tests/cuda_emu/kernels/*.cu) $(CUDA_ONLY) $(CUDA_SEES) $(CUDA_SRC)))
+EMU_CHECKS = $(EMU_TESTS) $(if $(EMU_ON),$(if $(CUDA_ON),$(EMU)/headers-agree))
+GPU_TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(filter-out tests/cuda/emu_%,$(wildcard tests/cuda/*.c))))
+EMU_TESTS := $(if $(EMU_ON),$(patsubst %.c,$(EMU)/%,$(sort $(wildcard tests/cuda/*.c))))
+
 # --- sources -------------------------------------------------------------------------------------------------------
 src          = $(sort $(wildcard $1/*.c))
 obj          = $(patsubst %.c,$(BUILD)/obj/%.o,$1)
-IPC_OBJ     := $(call obj,$(call src,ipc))
-KERNELS_OBJ := $(call obj,$(call src,kernels))
+IPC_OBJ     := $(call obj,$(if $(CUDA_ON),$(call src,ipc),$(filter-out $(CUDA_ONLY),$(call src,ipc))))
+KERNELS_OBJ := $(call obj,$(call src,kernels) $(if $(CUDA_ON),$(patsubst %.cu,%.cu.c,$(CUDA_SRC))))
 CLIENT_OBJ  := $(call obj,$(call src,client))
 BROKER_OBJ  := $(call obj,$(filter-out broker/main.c,$(call src,broker)))
 WORKER_OBJ  := $(call obj,$(filter-out tools/worker/main.c,$(call src,tools/worker)))
 TOOLS_OBJ   := $(call obj,$(filter-out tools/cairn.c,$(call src,tools)))
-SUPPORT_OBJ := $(call obj,$(call src,tests/support))
+SUPPORT_OBJ := $(call obj,$(if $(filter 0,$(CUDA)),$(filter-out tests/support/dev.c,$(call src,tests/support)),$(call src,tests/support)))
 UNIT_TESTS  := $(patsubst %.c,$(BUILD)/%,$(call src,tests/unit) $(call src,tests/kernels))
 SYS_TESTS   := $(patsubst %.c,$(BUILD)/%,$(call src,tests/system))
 
@@ -57,8 +79,9 @@ A_TOOLS      = $(LIBDIR)/libcrn_tools.a
 A_SUPPORT    = $(LIBDIR)/libcrn_support.a
 A_CAIRN      = $(LIBDIR)/libcairn.a
 SO_CAIRN     = $(LIBDIR)/libcairn.so.$(VERSION)
-PROGRAMS     = $(if $(wildcard broker/main.c),$(BINDIR)/cairnd) $(if $(wildcard tools/cairn.c),$(BINDIR)/cairn) \
-               $(if $(wildcard tools/worker/main.c),$(BINDIR)/cairn-worker)
+PROGRAMS_IN  = $(if $(wildcard broker/main.c),$1/cairnd) $(if $(wildcard tools/cairn.c),$1/cairn) \
+               $(if $(wildcard tools/worker/main.c),$1/cairn-worker)
+PROGRAMS     = $(call PROGRAMS_IN,$(if $(filter emu,$(CUDA)),$(EMU)/bin,$(BINDIR)))
 HEADERS      = client/cairn.h ipc/cairn_status.h ipc/cairn_types.h
 LIBRARIES    = $(if $(wildcard client/*.c),$(A_CAIRN) $(SO_CAIRN))
 
@@ -72,6 +95,14 @@ $(BUILD)/obj/%.o: %.c
 	$(if $(Q),@echo "  CC    $<")
 	$(Q)$(CC) $(ALLFLAGS) -c $< -o $@
 
+ifneq ($(CUDA_ON),)
+$(call obj,$(CUDA_SEES) $(CUDA_ONLY)) $(BUILD)/obj/kernels/cuda/%.o: ALLFLAGS += -DCRN_CUDA -isystem $(CUDA_HOME)/include
+endif
+$(BUILD)/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  NVCC  $<")
+	$(Q)$(NVCC) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
+
 define archive
 	@mkdir -p $(@D)
 	$(if $(Q),@echo "  AR    $(@F)")
@@ -82,6 +113,20 @@ define link
 	$(if $(Q),@echo "  LD    $(@F)")
 	$(Q)$(CC) $(LDALL) -o $@ $(filter %.o %.a,$^) $1
 endef
+
+# The emulated build: what sees CUDA is compiled against tests/cuda_emu/include and linked before the archives.
+EMUFLAGS = -DCRN_CUDA -DCRN_CUBLAS=NULL -Itests/cuda_emu/include
+$(EMU)/obj/tests/%.o: EMUFLAGS += -fvisibility=default
+$(EMU)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC    $< (emulated)")
+	$(Q)$(CC) $(ALLFLAGS) $(EMUFLAGS) -c $< -o $@
+$(EMU)/obj/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CXX   $< (emulated)")
+	$(Q)g++ -std=c++17 -D_GNU_SOURCE -x c++ -I. -Iipc -Itests/cuda_emu/include -O2 -g -fPIC -fvisibility=hidden -fno-exceptions \
+	    -fno-rtti -fno-threadsafe-statics -ffp-contract=off -Wall -Wextra -Wshadow $(if $(filter 1,$(WERROR)),-Werror) -MMD -MP \
+	    $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) -c $< -o $@
 
 $(A_IPC): $(IPC_OBJ)             ; $(archive)
 $(A_KERNELS): $(KERNELS_OBJ)     ; $(archive)
@@ -105,10 +150,29 @@ $(BINDIR)/cairn: $(BUILD)/obj/tools/cairn.o $(A_TOOLS) $(BUILD)/obj/tools/worker
 $(BINDIR)/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
 	$(call link,$(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 
+EMULIBS = -rdynamic -ldl
+$(EMU)/bin/cairnd: $(BUILD)/obj/broker/main.o $(EMU_OBJ) $(A_BROKER) $(A_KERNELS) $(A_IPC)
+	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_KERNELS) $(LIBS_IPC))
+$(EMU)/bin/cairn: $(BINDIR)/cairn
+	@mkdir -p $(@D) && ln -sf ../../bin/cairn $@
+$(EMU)/bin/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(EMU_OBJ) $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
+	$(call link,$(EMULIBS) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 TEST_LIBS = $(A_SUPPORT) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(BROKER_OBJ),$(A_BROKER)) \
             $(if $(CLIENT_OBJ),$(A_CAIRN)) $(if $(KERNELS_OBJ),$(A_KERNELS)) $(A_IPC)
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
+
+$(EMU)/tests/%: $(EMU)/obj/tests/%.o $(EMU_OBJ) $(TEST_LIBS)
+	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC) $(LIBS_CHECK))
+
+# Names and values of the emulator's headers are those of the toolkit, and so are the prototypes of what it implements.
+EMU_C := $(wildcard tests/cuda_emu/*.c)
+$(EMU)/headers-agree: tests/cuda/headers/constants.c $(EMU_C) $(wildcard tests/cuda_emu/include/*.h)
+	@mkdir -p $(@D)
+	$(Q)for i in tests/cuda_emu/include $(CUDA_HOME)/include; do $(CC) -std=c11 -isystem $$i -o $@.run $< && ./$@.run >$@.$$(basename $$(dirname $$i)) \
+	    || exit 1; done; rm -f $@.run; cmp $@.cuda_emu $@.$(notdir $(CUDA_HOME))
+	$(Q)for f in $(EMU_C); do $(CC) -std=c11 -D_GNU_SOURCE -I. -isystem $(CUDA_HOME)/include -isystem tests/cuda_emu/include \
+	    -Wall -Werror -fsyntax-only $$f || exit 1; done; touch $@
 
 BENCH_LIBS = $(filter-out $(A_SUPPORT),$(TEST_LIBS))
 BENCH_OBJ  = $(call obj,bench/common.c bench/host.c $(wildcard bench/peer_*.c))
@@ -139,8 +203,8 @@ $(BINDIR)/cairn-example: docs/example.c client/cairn.pc.in $(LIBRARIES) $(PROGRA
 
 check: model ## build and run all tests but the long system tests
 	$(Q)$(MAKE) --no-print-directory $(JOBS) run-check
-run-check: all $(BINDIR)/cairn-example $(UNIT_TESTS) $(SYS_TESTS)
-	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(UNIT_TESTS) $(SYS_TESTS)
+run-check: all $(BINDIR)/cairn-example $(UNIT_TESTS) $(SYS_TESTS) $(EMU_CHECKS)
+	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(UNIT_TESTS) $(SYS_TESTS) $(EMU_TESTS)
 check-system: model ## the long runs: kills, full disks, many seeds
 	$(Q)CRN_LONG=1 $(MAKE) --no-print-directory $(JOBS) run-check
 san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -148,11 +212,19 @@ san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
 tsan: ## `check` under ThreadSanitizer
 	$(Q)TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" $(MAKE) --no-print-directory SAN=thread check
 
+run-emu: $(EMU_CHECKS) ## the tests of the GPU path on the emulated device alone
+	$(Q)tools/dev/run-tests.sh $(EMU_TESTS)
+check-gpu: ## the tests of the GPU path on a real device; a device or toolkit that is missing fails, a skip fails too
+	$(Q)[ -n "$(CUDA_ON)" ] || { echo "check-gpu: no CUDA toolkit in $(CUDA_HOME), or CUDA=0, or SAN set"; exit 1; }
+	$(Q)$(MAKE) --no-print-directory run-gpu
+run-gpu: $(GPU_TESTS)
+	$(Q)CRN_GPU=real tools/dev/run-tests.sh $(GPU_TESTS)
+
 FUZZ_SECONDS ?= 20
 fuzz: $(patsubst tests/fuzz/%.c,build/fuzz/%,$(call src,tests/fuzz)) ## each parser under libFuzzer (clang) for FUZZ_SECONDS
 	$(Q)for f in $^; do mkdir -p $$f.corpus && $$f -seed=1 -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
 	    -use_value_profile=1 -print_final_stats=1 -verbosity=0 -artifact_prefix=$$f. $$f.corpus || exit 1; done
-build/fuzz/%: tests/fuzz/%.c $(call src,ipc)
+build/fuzz/%: tests/fuzz/%.c $(filter-out $(CUDA_ONLY),$(call src,ipc))
 	@mkdir -p $(@D)
 	$(Q)clang -std=c11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
 	    -o $@ $^ $(LIBS_IPC) -pthread
@@ -206,5 +278,5 @@ clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: bench bench-deps bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check check-system san tsan fuzz lint install clean
+.PHONY: bench bench-deps bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
 .SECONDARY:

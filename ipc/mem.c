@@ -3,7 +3,13 @@
 
 #include <string.h>
 
-static const struct crn_mem_ops *const backends[] = {&crn_mem_host};
+static const struct crn_mem_ops *const backends[] = {
+    &crn_mem_host,
+#ifdef CRN_CUDA
+    &crn_mem_cuda_vmm,
+    &crn_mem_cuda_ipc,
+#endif
+};
 
 #define N_BACKENDS (sizeof backends / sizeof backends[0])
 

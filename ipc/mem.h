@@ -63,7 +63,8 @@ struct crn_mem_ops {
     int (*export_token)(const struct crn_mem *mem, struct crn_mem_token *out_token, int *out_fd);
     /* Takes fd over in every case. Checks size, and for host the seals, before mapping. CAIRN_E_CORRUPT when they do not fit. */
     int (*import_token)(const struct crn_mem_token *token, int fd, enum crn_mem_access access, struct crn_mem *out_mem);
-    /* Copies between segments of the same or of different kinds, where one of them is host or both are the same kind. */
+    /* Copies between segments of the same or of different kinds, where one of them is host or both are the same kind. Copies
+     * that touch device memory are done after the device segment's fence(), and the host side must stay as it is until then. */
     int (*copy)(struct crn_mem *dst, uint64_t dst_off, const struct crn_mem *src, uint64_t src_off, uint64_t bytes);
     /* Zeroes a range, and gives its pages back to the system where the backend can. */
     int (*clear)(struct crn_mem *mem, uint64_t off, uint64_t bytes);
@@ -73,6 +74,13 @@ struct crn_mem_ops {
 };
 
 extern const struct crn_mem_ops crn_mem_host;
+
+/* Compiled in with CRN_CUDA only. Copies and clears of both kinds: see ipc/mem_cuda_copy.c. */
+extern const struct crn_mem_ops crn_mem_cuda_vmm;
+extern const struct crn_mem_ops crn_mem_cuda_ipc;
+int crn_mem_cuda_copy(struct crn_mem *dst, uint64_t dst_off, const struct crn_mem *src, uint64_t src_off, uint64_t bytes);
+int crn_mem_cuda_clear(struct crn_mem *mem, uint64_t off, uint64_t bytes);
+int crn_mem_cuda_fence(struct crn_mem *mem);
 
 /* By kind or by name ("host", "cuda-vmm", "cuda-ipc"); NULL when unknown or not compiled in. */
 const struct crn_mem_ops *crn_mem_ops_of(uint32_t kind);

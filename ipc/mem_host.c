@@ -147,7 +147,9 @@ static int host_import(const struct crn_mem_token *token, int fd, enum crn_mem_a
 static int host_copy(struct crn_mem *dst, uint64_t dst_off, const struct crn_mem *src,
                      uint64_t src_off, uint64_t bytes)
 {
-    if (!dst->ops->cpu_visible || !src->ops->cpu_visible)
+    if (!src->ops->cpu_visible)
+        return src->ops->copy(dst, dst_off, src, src_off, bytes); /* device memory knows how */
+    if (!dst->ops->cpu_visible)
         return CAIRN_E_UNSUPPORTED;
     if (!writable(dst) || !inside(dst, dst_off, bytes) || !inside(src, src_off, bytes))
         return CAIRN_E_ARG;

@@ -8,21 +8,28 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t crn_f32_bits(float x)
+/* The same functions run on a GPU. */
+#if defined(__CUDACC__)
+#define CRN_EVERYWHERE __host__ __device__ static inline
+#else
+#define CRN_EVERYWHERE static inline
+#endif
+
+CRN_EVERYWHERE uint32_t crn_f32_bits(float x)
 {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
     return u;
 }
 
-static inline float crn_f32_from_bits(uint32_t u)
+CRN_EVERYWHERE float crn_f32_from_bits(uint32_t u)
 {
     float x;
     memcpy(&x, &u, sizeof x);
     return x;
 }
 
-static inline float crn_f16_to_f32(uint16_t h)
+CRN_EVERYWHERE float crn_f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
     uint32_t exponent = (uint32_t)(h >> 10) & 0x1fu;
@@ -37,7 +44,7 @@ static inline float crn_f16_to_f32(uint16_t h)
     return crn_f32_from_bits(sign | crn_f32_bits((float)mantissa * 0x1p-24f));
 }
 
-static inline uint16_t crn_f16_from_f32(float x)
+CRN_EVERYWHERE uint16_t crn_f16_from_f32(float x)
 {
     uint32_t bits = crn_f32_bits(x);
     uint32_t sign = bits >> 16 & 0x8000u;
@@ -54,12 +61,12 @@ static inline uint16_t crn_f16_from_f32(float x)
     return (uint16_t)(sign | (rest - 0x38000000u + 0xfffu + odd) >> 13);
 }
 
-static inline float crn_bf16_to_f32(uint16_t h)
+CRN_EVERYWHERE float crn_bf16_to_f32(uint16_t h)
 {
     return crn_f32_from_bits((uint32_t)h << 16);
 }
 
-static inline uint16_t crn_bf16_from_f32(float x)
+CRN_EVERYWHERE uint16_t crn_bf16_from_f32(float x)
 {
     uint32_t bits = crn_f32_bits(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u)

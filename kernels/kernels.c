@@ -9,7 +9,13 @@
 
 const struct crn_kernel_ops *crn_kernels_named(const char *name)
 {
-    static const struct crn_kernel_ops *const all[] = { &crn_kernels_ref, &crn_kernels_cpu };
+    static const struct crn_kernel_ops *const all[] = {
+        &crn_kernels_ref,
+        &crn_kernels_cpu,
+#ifdef CRN_CUDA
+        &crn_kernels_cuda,
+#endif
+    };
     for (size_t i = 0; name != NULL && i < sizeof all / sizeof *all; i++)
         if (strcmp(all[i]->name, name) == 0)
             return all[i];

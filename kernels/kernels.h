@@ -160,6 +160,7 @@ struct crn_kernel_ops {
 
 extern const struct crn_kernel_ops crn_kernels_ref;
 extern const struct crn_kernel_ops crn_kernels_cpu;
+extern const struct crn_kernel_ops crn_kernels_cuda; /* with CRN_CUDA only; its exec is made by kernels/cuda/exec.h */
 
 /* "ref", "cpu" or "cuda"; NULL when the name is unknown or not compiled in. */
 const struct crn_kernel_ops *crn_kernels_named(const char *name);

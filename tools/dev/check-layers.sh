@@ -33,6 +33,7 @@ for file in $(git ls-files '*.c' '*.h' | grep -E '^(ipc|kernels|client|broker|to
         for a in $allowed; do [ "$a" = "$top" ] && ok=yes; done
         case $folder:$path in
         kernels:ipc/cairn_types.h | kernels:ipc/cairn_status.h | kernels:ipc/log.h | kernels:kernels/*) ;;
+        kernels:ipc/cuda_driver.h) case $file in kernels/cuda/*) ;; *) ok=no ;; esac ;;
         kernels:*) ok=no ;;
         tools:client/cairn.h | tools:tools/worker/gguf.h | tools:tools/worker/quant.h) ;;
         tools:client/* | tools:tools/worker/*) ok=no ;; # the CLI knows the public header only, and reads GGUF files
@@ -65,6 +66,10 @@ lmdb.h broker/catalog.c
 oneapi/dnnl/dnnl.h kernels/gemm_dnnl.c
 dnnl.h kernels/gemm_dnnl.c
 pcre2.h tools/worker/tokenizer.c
+cuda.h ipc/cuda_entry.h
+cuda_runtime_api.h ipc/cuda_entry.h ipc/mem_cuda_ipc.c kernels/cuda/internal.h
+cuda_runtime.h kernels/cuda/common.cuh
+cublas_v2.h kernels/cuda/internal.h
 jansson.h tools/json.c tools/worker/requests.c
 END
 exit $failed
