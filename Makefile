@@ -179,6 +179,16 @@ BENCH_OBJ  = $(call obj,bench/common.c bench/host.c $(wildcard bench/peer_*.c))
 $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(BENCH_OBJ) $(BENCH_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC))
 
+# A broker that can be told to die at named places (broker/crash.h); tests only.
+CRASH_OBJ   := $(patsubst %.c,$(BUILD)/crash/%.o,$(call src,broker))
+$(BUILD)/crash/%.o: %.c
+	@mkdir -p $(@D)
+	$(if $(Q),@echo "  CC    $< (crash points)")
+	$(Q)$(CC) $(ALLFLAGS) -DCRN_CRASH_POINTS -c $< -o $@
+$(BUILD)/tests/cairnd-crash: $(CRASH_OBJ) $(A_KERNELS) $(A_IPC)
+	$(call link,$(LIBS_BROKER) $(LIBS_KERNELS) $(LIBS_IPC))
+$(BUILD)/tests/system/sys_crash_matrix: | $(BUILD)/tests/cairnd-crash $(BINDIR)/cairnd
+
 # --- tests ---------------------------------------------------------------------------------------------------------
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 

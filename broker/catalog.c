@@ -13,6 +13,7 @@
 #include "broker/catalog.h"
 
 #include "broker/catalog_format.h"
+#include "broker/crash.h"
 #include "ipc/log.h"
 
 #include <lmdb.h>
@@ -197,7 +198,9 @@ static int grow_map(struct crn_catalog *c)
 
 static int commit(struct crn_catalog *c, struct crn_cat_batch *list)
 {
+    CRN_CRASH("catalog-commit");
     int rc = write_group(c, list);
+    CRN_CRASH("catalog-written");
     while (rc == MDB_MAP_FULL && (rc = grow_map(c)) == 0)
         rc = write_group(c, list);
     if (rc != 0)

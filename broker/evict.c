@@ -15,6 +15,8 @@
 
 static double cost_coldness(const struct crn_entry *e, uint64_t now_ns)
 {
+    if (e->durable)
+        return 0; /* all of it is on NVMe: its memory comes back without dropping it */
     double idle = (double)(now_ns - e->used_ns) + 1.0;
     double worth = (double)e->n_tokens * (1.0 + log2(1.0 + (double)e->hits));
     return idle * (double)crn_tier_brief(e).allocated_bytes / worth;

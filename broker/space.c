@@ -105,8 +105,8 @@ static int make_room(struct crn_space *space, uint64_t bytes)
     if (crn_tier_make_room(space, bytes))
         return 0;
     struct crn_entry *victim = crn_evict_victim(space, &crn_evict_cost, crn_now_ns());
-    if (victim == NULL)
-        return CAIRN_E_FULL;
+    if (victim == NULL || victim->durable)
+        return CAIRN_E_FULL; /* dropping what is on NVMe gives little memory, and loses it */
     CRN_COUNT(&space->stats, evicted_total);
     uint64_t victim_bytes = crn_tier_brief(victim).bytes;
     CRN_ADD(&space->stats, evicted_bytes_total, victim_bytes);

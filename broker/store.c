@@ -9,6 +9,7 @@
  * written); that is paid once. */
 #include "broker/store.h"
 
+#include "broker/crash.h"
 #include "broker/spill_format.h"
 #include "broker/store_alloc.h"
 #include "ipc/hash.h"
@@ -124,6 +125,7 @@ static int initialise(struct file *f, uint64_t bytes)
         status = -EIO;
     if (status == 0 && fallocate(f->fd, 0, 0, (off_t)bytes) != 0)
         status = -errno;
+    CRN_CRASH("start-preallocated");
     return status == 0 ? write_superblock(f, bytes) : status;
 }
 

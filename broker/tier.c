@@ -99,6 +99,25 @@ void crn_tier_order_end(struct crn_tier_order *order, int status)
     free(order);
 }
 
+void crn_tier_join(struct crn_tier_link **list, struct crn_tier_order *order)
+{
+    struct crn_tier_link *link = order != NULL ? malloc(sizeof *link) : NULL;
+    if (link == NULL)
+        return; /* without memory it just does not wait */
+    *link = (struct crn_tier_link){*list, order};
+    *list = link;
+    order->n++;
+}
+
+void crn_tier_end_links(struct crn_tier_link *list, int status)
+{
+    for (struct crn_tier_link *next; list != NULL; list = next) {
+        next = list->next;
+        crn_tier_order_end(list->order, status);
+        free(list);
+    }
+}
+
 static struct crn_tier_move *move_new(struct crn_entry *e, struct crn_payload *p, uint32_t op, struct crn_tier_order *order)
 {
     struct crn_tier_move *m = calloc(1, sizeof *m);
@@ -114,9 +133,7 @@ static struct crn_tier_move *move_new(struct crn_entry *e, struct crn_payload *p
                                   .owner = m};
     m->payload = crn_payload_hold(p);
     m->entry = e->id;
-    m->order = order;
-    if (order != NULL)
-        order->n++;
+    crn_tier_join(&m->orders, order);
     p->move = m;
     e->space->tier->n_moves++;
     return m;
@@ -127,7 +144,7 @@ static void move_free(struct crn_tier *t, struct crn_tier_move *m, int status)
     t->n_moves--;
     m->payload->move = NULL;
     crn_payload_drop(m->payload);
-    crn_tier_order_end(m->order, status);
+    crn_tier_end_links(m->orders, status);
     free(m);
 }
 
@@ -204,8 +221,11 @@ static void spill_ended(struct crn_tier *t, struct crn_tier_move *m)
         else
             move_to(p, CRN_RESIDENT);
     }
-    if (status == 0 && crn_entries_find(&space->entries, entry, &e) == 0)
-        crn_tier_persist(t, e, m->order);
+    if (status == 0 && crn_entries_find(&space->entries, entry, &e) == 0) {
+        crn_tier_persist(t, e, NULL);
+        for (struct crn_tier_link *l = m->orders; l != NULL; l = l->next)
+            crn_tier_persist(t, e, l->order);
+    }
     move_free(t, m, status);
 }
 
@@ -363,6 +383,10 @@ static void order_down(void *ctx, struct crn_payload *p)
     bool whole = o->first == 0 && o->last >= o->e->body->n_layers - 1u;
     if (p->kind == CRN_PAYLOAD_TOKENS || (!layer && !(whole && p->kind == CRN_PAYLOAD_STATE)))
         return;
+    if (p->state == CRN_SPILLING) {
+        p->move->release = true;
+        crn_tier_join(&p->move->orders, o->order);
+    }
     if (crn_tier_release(p) || p->state != CRN_RESIDENT || p->place.bytes > 0)
         return;
     int status = crn_tier_start_spill(o->e, p, true, o->order);
@@ -372,6 +396,8 @@ static void order_down(void *ctx, struct crn_payload *p)
 static void order_up(void *ctx, struct crn_payload *p)
 {
     struct order_ctx *o = ctx;
+    if (p->state == CRN_RESTORING)
+        crn_tier_join(&p->move->orders, o->order);
     if (p->state != CRN_SPILLED)
         return;
     int status = crn_tier_start_restore(o->e, p, o->order);

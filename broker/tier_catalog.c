@@ -97,6 +97,9 @@ static void leave_limbo(struct crn_tier *t, uint64_t seq, bool durable)
             crn_store_free(t->store, &t->limbo[n].place);
         n++;
     }
+    if (n == 0)
+        return;
+    CRN_CRASH("evict-freed");
     memmove(t->limbo, t->limbo + n, (t->n_limbo - n) * sizeof *t->limbo);
     t->n_limbo -= n;
 }
@@ -120,18 +123,15 @@ bool crn_tier_all_placed(const struct crn_entry *e)
 
 void crn_tier_persist(struct crn_tier *t, struct crn_entry *e, struct crn_tier_order *order)
 {
-    if (e->item != NULL && order != NULL && e->item->order == NULL) {
-        e->item->order = order;
-        order->n++;
-    }
+    if (e->item != NULL)
+        crn_tier_join(&e->item->orders, order);
     if (e->durable || e->broken || e->item != NULL || (e->parent != NULL && !e->parent->durable) || !crn_tier_all_placed(e))
         return;
     struct crn_tier_item *item = malloc(sizeof *item);
     if (item == NULL)
         return;
-    *item = (struct crn_tier_item){t->pending, e->space, e->id, 0, order};
-    if (order != NULL)
-        order->n++;
+    *item = (struct crn_tier_item){t->pending, e->space, e->id, 0, NULL};
+    crn_tier_join(&item->orders, order);
     e->item = item;
     t->pending = item;
 }
@@ -230,7 +230,7 @@ static void end_items(struct crn_tier_item *items, int status)
         next = items->next;
         if (e != NULL && e->item == items)
             e->item = NULL;
-        crn_tier_order_end(items->order, status);
+        crn_tier_end_links(items->orders, status);
         free(items);
     }
 }

@@ -5,12 +5,18 @@
 #include "broker/catalog.h"
 #include "broker/tier.h"
 
-/* An order of a person, or nobody's. Counted by moves and persist items. */
+/* An order of a person. Lives until everything it waits for has ended. */
 struct crn_tier_order {
     uint32_t n;
     int status;
     crn_tier_done *done;
     void *ctx;
+};
+
+/* Who waits for a move or an item. */
+struct crn_tier_link {
+    struct crn_tier_link *next;
+    struct crn_tier_order *order;
 };
 
 struct crn_tier_wait {
@@ -26,7 +32,7 @@ struct crn_tier_move {
     struct crn_payload *payload;
     uint64_t entry;         /* the entry that asked */
     bool release;           /* down: the memory is wanted back */
-    struct crn_tier_order *order;
+    struct crn_tier_link *orders;
     struct crn_tier_wait *waits;
 };
 
@@ -36,7 +42,7 @@ struct crn_tier_item {
     struct crn_space *space;
     uint64_t entry;
     uint64_t catalog_id; /* as committed */
-    struct crn_tier_order *order;
+    struct crn_tier_link *orders;
 };
 
 /* A batch under way; limbo places wait for its number. */
@@ -82,6 +88,9 @@ bool crn_tier_clean(const struct crn_payload *p);
 bool crn_tier_idle(const struct crn_payload *p); /* nobody reads its memory */
 void crn_tier_doom(struct crn_space *space, uint64_t entry);
 void crn_tier_order_end(struct crn_tier_order *order, int status);
+/* The order waits for what has this list; NULL order: nobody does. */
+void crn_tier_join(struct crn_tier_link **list, struct crn_tier_order *order);
+void crn_tier_end_links(struct crn_tier_link *list, int status);
 
 /* tier_catalog.c */
 int crn_tier_recover(struct crn_tier *t);

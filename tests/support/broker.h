@@ -17,12 +17,15 @@ struct broker {
     char dir[64];
     char socket[96];
     const char *const *options; /* for restarts */
+    const char *program;        /* for restarts: beside cairnd; NULL: cairnd itself */
 };
 
 /* Starts $CRN_BIN/cairnd with --socket in a fresh directory and further options (NULL-terminated, may be NULL). */
 void broker_start(struct broker *b, const char *const *options);
 /* The same directory and options again, after broker_kill. */
 void broker_restart(struct broker *b);
+/* The same for a broker that may die while it starts: 0 when it did. */
+int broker_try_restart(struct broker *b);
 void broker_kill(struct broker *b); /* SIGKILL */
 /* SIGTERM; checks for exit code 0, and removes the directory. */
 void broker_stop(struct broker *b);
