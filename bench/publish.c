@@ -197,6 +197,8 @@ static void one_round(struct bench *b)
 
 /* ---- figures ---- */
 
+static const char *const how[] = {"all at once", "streamed"};
+
 static int best_store(const struct bench *b, int streamed)
 {
     int best = -1;
@@ -207,51 +209,53 @@ static int best_store(const struct bench *b, int streamed)
     return best;
 }
 
+/* One of Cairn's series against the best copying peer that hands over in the same way. */
+static void against_best(const struct bench *b, const char *name, const struct bench_samples *own,
+                         int streamed, double goal, const char *note)
+{
+    int best = best_store(b, streamed);
+    char peer[96];
+    snprintf(peer, sizeof peer, "%s, %s", stores[best]->name, how[streamed]);
+    bench_report(&(struct bench_figure){.group = "publish",
+                                        .name = name,
+                                        .unit = "ms",
+                                        .own = own,
+                                        .baseline = peer,
+                                        .other = &b->took[best][streamed],
+                                        .inverse = 1,
+                                        .goal_on = goal > 0 ? BENCH_GOAL_RATIO : BENCH_GOAL_NONE,
+                                        .at_least = 1,
+                                        .goal = goal,
+                                        .note = note});
+}
+
+static void plain(const char *name, const struct bench_samples *own)
+{
+    bench_report(
+        &(struct bench_figure){.group = "publish", .name = name, .unit = "ms", .own = own});
+}
+
 static void report(struct bench *b, const char *size)
 {
-    static const char *const how[] = {"all at once", "streamed"};
-    char name[96], peer[96];
-    int best = best_store(b, 1);
-    snprintf(peer, sizeof peer, "%s, streamed", stores[best]->name);
-    struct bench_figure f = {.group = "publish",
-                             .name = name,
-                             .unit = "ms",
-                             .baseline = peer,
-                             .other = &b->took[best][1],
-                             .inverse = 1,
-                             .goal_on = BENCH_GOAL_RATIO,
-                             .at_least = 1,
-                             .goal = 5};
+    char name[96];
     snprintf(name, sizeof name, "hand-over of %s, streamed, copied in", size);
-    f.own = &b->took[CAIRN][1];
-    f.note = "last layer complete to attached; the best copying peer ends with the bytes in the "
-             "reader's memory";
-    bench_report(&f);
+    against_best(b, name, &b->took[CAIRN][1], 1, 5,
+                 "last layer complete to attached; the peer ends with the bytes in B's memory");
     snprintf(name, sizeof name, "hand-over of %s, streamed, made in place", size);
-    f.own = &b->took[CAIRN_IN_PLACE][1];
-    f.goal_on = BENCH_GOAL_NONE;
-    bench_report(&f);
-
-    f.own = &b->attach;
-    f.goal_on = BENCH_GOAL_RATIO;
-    f.goal = 1000;
-    f.note = "the entry is there; one round trip";
-    bench_report(&f);
+    against_best(b, name, &b->took[CAIRN_IN_PLACE][1], 1, 0, "layers made in the landing zone");
     snprintf(name, sizeof name, "hand-over of %s, all at once, copied in", size);
-    f.own = &b->took[CAIRN][0];
-    f.goal_on = BENCH_GOAL_NONE;
-    f.note = "nothing was handed over before the last layer was complete";
-    bench_report(&f);
+    against_best(b, name, &b->took[CAIRN][0], 0, 0,
+                 "nothing was handed over before the last layer was complete");
+    snprintf(name, sizeof name, "attach alone, %s", size);
+    against_best(b, name, &b->attach, 0, 1000, "the entry is there; one round trip");
     for (int i = 0; i < STORES; i++) {
         for (int streamed = 0; streamed < 2 && b->usable[i]; streamed++) {
             snprintf(name, sizeof name, "peer: %s, %s, %s", stores[i]->name, size, how[streamed]);
-            bench_report(&(struct bench_figure){
-                .group = "publish", .name = name, .unit = "ms", .own = &b->took[i][streamed]});
+            plain(name, &b->took[i][streamed]);
         }
     }
     snprintf(name, sizeof name, "copy of %s out of the arena", size);
-    bench_report(&(struct bench_figure){
-        .group = "publish", .name = name, .unit = "ms", .own = &b->attach_copy});
+    plain(name, &b->attach_copy);
 }
 
 int main(void)
