@@ -217,10 +217,11 @@ run-check: all $(BINDIR)/cairn-example $(UNIT_TESTS) $(SYS_TESTS) $(EMU_CHECKS)
 	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(UNIT_TESTS) $(SYS_TESTS) $(EMU_TESTS)
 check-system: model ## the long runs: kills, full disks, many seeds
 	$(Q)CRN_LONG=1 $(MAKE) --no-print-directory $(JOBS) run-check
+SLOW = CRN_TEST_TIMEOUT=900 CRN_TEST_LIMIT=2400
 san: ## `check` under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check
+	$(Q)$(SLOW) $(MAKE) --no-print-directory SAN=address,undefined check
 tsan: ## `check` under ThreadSanitizer
-	$(Q)TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" $(MAKE) --no-print-directory SAN=thread check
+	$(Q)$(SLOW) TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" $(MAKE) --no-print-directory SAN=thread check
 
 run-emu: $(EMU_CHECKS) ## the tests of the GPU path on the emulated device alone
 	$(Q)tools/dev/run-tests.sh $(EMU_TESTS)

@@ -8,7 +8,7 @@ int run_suite(const char *name, const struct run_test *tests, size_t n_tests)
     const char *timeout = getenv("CRN_TEST_TIMEOUT");
     Suite *suite = suite_create(name);
     TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, timeout != NULL ? strtod(timeout, NULL) : 60.0);
+    tcase_set_timeout(tcase, timeout != NULL ? strtod(timeout, NULL) : 120.0);
     for (size_t i = 0; i < n_tests; i++) {
         if (tests[i].loops > 1)
             tcase_add_loop_test(tcase, tests[i].test, 0, tests[i].loops);

@@ -13,7 +13,7 @@ struct run_test {
 #define RUN_TEST(name) { (name), 1 }
 #define RUN_LOOP(name, n) { (name), (int)(n) }
 
-/* Runs the tests of one suite. CRN_TEST_TIMEOUT (seconds, default 60) applies to each. Returns the exit code of main. */
+/* Runs the tests of one suite. CRN_TEST_TIMEOUT (seconds, default 120) applies to each. Returns the exit code of main. */
 int run_suite(const char *name, const struct run_test *tests, size_t n_tests);
 
 #endif
