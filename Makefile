@@ -40,7 +40,7 @@ CUDA_HOME ?= /usr/local/cuda
 CUDA_ARCH ?= 80 90
 NVCC       = $(CUDA_HOME)/bin/nvcc
 CUDA_ON   := $(if $(SAN),,$(if $(filter 1,$(CUDA)),1,$(if $(filter auto emu,$(CUDA)),$(if $(wildcard $(NVCC)),1))))
-EMU_ON    := $(if $(filter thread,$(SAN)),,$(if $(filter 0,$(CUDA)),,$(filter x86_64,$(shell uname -m))))
+EMU_ON    := $(if $(SAN),,$(if $(filter 0,$(CUDA)),,$(filter x86_64,$(shell uname -m))))
 CUDA_NEWEST = $(lastword $(CUDA_ARCH))
 NVCCFLAGS  = -std=c++17 -O3 -I. -Iipc -MMD -MP $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
              -gencode arch=compute_$(CUDA_NEWEST),code=compute_$(CUDA_NEWEST) -Werror all-warnings \

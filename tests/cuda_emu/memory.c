@@ -35,6 +35,8 @@ static void on_fault(int number, siginfo_t *info, void *context)
 {
     (void)context;
     sigaction(number, &(struct sigaction){ .sa_handler = SIG_DFL }, NULL);
+    if (depth == 0 && !emu_is_device(info->si_addr))
+        return; /* an ordinary crash, nothing of ours */
     char text[320];
     int n = snprintf(text, sizeof text, "cuda-emu: violation: %s touched %p, %s\n",
                      depth > 0 ? running : "host code (no kernel was running)", info->si_addr, emu_describe(info->si_addr));
