@@ -88,7 +88,7 @@ LIBRARIES    = $(if $(wildcard client/*.c),$(A_CAIRN) $(SO_CAIRN))
 all: $(LIBRARIES) $(PROGRAMS) ## broker, library, worker, CLI
 
 # --- rules ---------------------------------------------------------------------------------------------------------
-$(BUILD)/obj/kernels/%.o: CFLAGS := $(filter-out -O2,$(CFLAGS)) -O3
+$(BUILD)/obj/kernels/%.o: CFLAGS := $(if $(SAN),$(CFLAGS),$(filter-out -O2,$(CFLAGS)) -O3)
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)

@@ -102,28 +102,28 @@ V_INLINE void gemv_block(const struct crn_gemv *g, uint32_t type, size_t tokens,
     const float *a[CRN_GEMV_MAX];
     const char *w[CRN_GEMV_MAX];
     vf acc[CRN_GEMV_MAX][CRN_GEMV_MAX] = { { { 0 } } };
-#pragma GCC unroll 8
+    V_UNROLL
     for (size_t t = 0; t < tokens; t++)
         a[t] = g->a + (t < g->tokens ? t : g->tokens - 1) * g->cols;
-#pragma GCC unroll 8
+    V_UNROLL
     for (size_t r = 0; r < rows; r++)
         w[r] = (const char *)g->w + (row + r < g->rows ? row + r : g->rows - 1) * g->row_bytes;
     for (size_t k = 0; k + CRN_QUANT_BLOCK <= g->cols; k += CRN_QUANT_BLOCK)
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t r = 0; r < rows; r++) {
             vf step[STEP_VECTORS];
             decode_step(type, w[r], k, step);
             fetch_step(type, w[r] + rows * g->row_bytes, k);
-#pragma GCC unroll 8
+            V_UNROLL
             for (size_t t = 0; t < tokens; t++)
-#pragma GCC unroll 8
+                V_UNROLL
                 for (size_t v = 0; v < STEP_VECTORS; v++)
                     acc[t][r] = v_fma(step[v], v_load(a[t] + k + v * CRN_LANES), acc[t][r]);
         }
     float sum[CRN_GEMV_MAX][CRN_GEMV_MAX];
-#pragma GCC unroll 8
+    V_UNROLL
     for (size_t t = 0; t < tokens; t++)
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t r = 0; r < rows; r++)
             sum[t][r] = v_sum(acc[t][r]);
     for (size_t t = 0; t < tokens && t < g->tokens; t++)

@@ -36,13 +36,13 @@ V_INLINE void product(size_t rows, size_t width, size_t depth, const float *a, s
 {
     for (size_t k = 0; k < depth; k++, b += b_stride) {
         vf column[BLOCK_VECTORS];
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t v = 0; v < width; v++)
             column[v] = v_load(b + v * CRN_LANES);
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t r = 0; r < rows; r++) {
             vf x = v_set1(a[r * a_stride + k]);
-#pragma GCC unroll 8
+            V_UNROLL
             for (size_t v = 0; v < width; v++)
                 acc[r][v] = v_fma(x, column[v], acc[r][v]);
         }
@@ -67,9 +67,9 @@ V_INLINE void group_scores(const struct crn_tile *t, size_t rows, struct tile_gr
     for (g->columns = 0; g->columns < g->n_keys; g->columns += step) {
         vf acc[GROUP_ROWS][BLOCK_VECTORS] = { { { 0 } } };
         product(rows, width, t->dh, q, t->dh, t->kt + g->columns, CRN_TILE_KEYS, acc);
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t r = 0; r < rows; r++)
-#pragma GCC unroll 8
+            V_UNROLL
             for (size_t v = 0; v < width; v++)
                 v_store(&g->score[r][g->columns + v * CRN_LANES], acc[r][v]);
     }
@@ -115,15 +115,15 @@ V_INLINE void block_values(const struct crn_tile *t, size_t rows, size_t width, 
 {
     float *out = t->acc + g->first * t->padded + channel;
     vf acc[GROUP_ROWS][BLOCK_VECTORS];
-#pragma GCC unroll 8
+    V_UNROLL
     for (size_t r = 0; r < rows; r++)
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t v = 0; v < width; v++)
             acc[r][v] = v_load(out + r * t->padded + v * CRN_LANES) * correction[r];
     product(rows, width, g->n_keys, g->score[0], CRN_TILE_KEYS, t->v + channel, t->v_stride, acc);
-#pragma GCC unroll 8
+    V_UNROLL
     for (size_t r = 0; r < rows; r++)
-#pragma GCC unroll 8
+        V_UNROLL
         for (size_t v = 0; v < width; v++)
             v_store(out + r * t->padded + v * CRN_LANES, acc[r][v]);
 }

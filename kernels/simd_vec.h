@@ -19,12 +19,20 @@
 #include <arm_neon.h>
 #endif
 
+/* V_INLINE: helpers whose arguments become constants where they are called. V_UNROLL: before a short loop whose arrays must
+ * become registers. Sanitizers check every access of every copy, so for them the code stays small instead. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define V_INLINE static inline
+#define V_UNROLL
+#else
 #define V_INLINE static inline __attribute__((always_inline))
+#define V_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 typedef float vf __attribute__((vector_size(4 * CRN_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * CRN_LANES)));
 typedef float vf_any __attribute__((vector_size(4 * CRN_LANES), aligned(4), may_alias));
-typedef int32_t vi_any __attribute__((vector_size(4 * CRN_LANES), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * CRN_LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * CRN_LANES)));
 typedef uint16_t vh_any __attribute__((vector_size(2 * CRN_LANES), aligned(2), may_alias));
 
@@ -158,12 +166,18 @@ V_INLINE vf v_from_bf16(const uint16_t *p)
 
 V_INLINE void v_to_bf16(uint16_t *p, vf x)
 {
-    vi bits = (vi)x;
-    vi high = (vi)((vi)x >> 16) & 0xffff;
-    vi rounded = ((bits + 0x7fff + (high & 1)) >> 16) & 0xffff;
-    vi is_nan = (bits & 0x7fffffff) > 0x7f800000;
-    vi result = (is_nan & (high | 0x40)) | (~is_nan & rounded);
+    vu bits = (vu)x, high = bits >> 16;
+    vu rounded = (bits + 0x7fff + (high & 1)) >> 16;
+    vu is_nan = (vu)((bits & 0x7fffffff) > 0x7f800000);
+    vu result = (is_nan & (high | 0x40)) | (~is_nan & rounded);
+#if CRN_LANES == 16
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16((__m512i)result));
+#elif CRN_LANES == 8
+    __m256i both = (__m256i)result;
+    _mm_storeu_si128((void *)p, _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+#else
     *(vh_any *)p = __builtin_convertvector(result, vh);
+#endif
 }
 
 /* v_to_i8: every lane within -128 .. 127. */
