@@ -20,6 +20,7 @@ struct run {
     uint32_t *index;
     uint32_t window;
     int watching;
+    int wants_row; /* the last row after the last layer */
 };
 
 static int pyramid_on(const struct run *r)
@@ -100,7 +101,11 @@ static int one_layer(struct run *r, uint32_t layer)
     if (status != 0)
         return status;
     uint32_t n_calls = score_calls(r, layer, &call);
-    status = crn_pass_layer(&r->pass, layer, spans->spans, spans->n, kv, &call, n_calls);
+    if (layer + 1 == s->n_layers && n_calls == 0 && !r->wants_row)
+        status =
+            crn_pass_keys(&r->pass, layer, kv); /* nobody looks at what leaves the last layer */
+    else
+        status = crn_pass_layer(&r->pass, layer, spans->spans, spans->n, kv, &call, n_calls);
     if (status == 0)
         status = crn_cache_add_kv(r->cache, layer, kv);
     if (status != 0)
@@ -119,7 +124,7 @@ int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_ca
                 float *out_h)
 {
     const struct crn_model_shape *s = &e->weights->shape;
-    struct run r = {.e = e, .p = p, .cache = cache};
+    struct run r = {.e = e, .p = p, .cache = cache, .wants_row = out_h != NULL};
     int status = p->n > 0 && p->n <= CAIRN_MAX_TOKENS ? prepare(&r) : CAIRN_E_ARG;
     for (uint32_t l = 0; l < s->n_layers && status == 0; l++)
         status = one_layer(&r, l);
