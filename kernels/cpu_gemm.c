@@ -4,7 +4,8 @@
  *     more                    the GEMM library. Weights that are not f32 are decoded first, a panel of rows and columns at a
  *                             time, on the stack of the task, so that many activations share one decoding
  *
- * How the work is cut depends on the shape alone, never on the number of threads, so results do not either. */
+ * How the work is cut depends on the shape alone, never on the number of threads, so results do not either. Up to FEW_TOKENS
+ * an output has the same bits whatever other tokens are in the call: decoding in batches changes nothing. */
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
 #include "kernels/shape.h"
@@ -13,8 +14,8 @@
 #include <stdatomic.h>
 
 enum {
-    FEW_TOKENS = 8,
-    FEW_BYTES = 64 * 1024, /* weights of one task when tokens are few */
+    FEW_TOKENS = 16,       /* the library overtakes the own loops between 8 and 16 tokens of f32, later for other types */
+    FEW_BYTES = 64 * 1024, /* weights of one task when tokens are few: they stay in cache for the next CRN_GEMV_MAX tokens */
     TASK_TOKENS = 256,     /* tokens of one task at most: amortises the library's packing of W */
     TASK_OUTPUTS = 192,    /* rows of W of one task when tokens alone do not give enough tasks */
     TASK_GROUP = 4,        /* tasks come in multiples of this: 2 or 4 threads finish together */
@@ -102,18 +103,20 @@ static int multiply_few(const struct gemm_job *job, const struct gemm_part *p)
 {
     size_t row_bytes = crn_weight_row_bytes(job->w->type, job->w->cols);
     struct crn_gemv g = {
-        .a = job->a,
-        .tokens = p->m,
         .cols = job->w->cols,
         .w = (const char *)job->w->data + p->n0 * row_bytes,
         .type = job->w->type,
         .row_bytes = row_bytes,
         .rows = p->n,
         .beta = job->beta,
-        .out = job->out + p->n0,
         .out_stride = job->w->rows,
     };
-    crn_simd()->gemv(&g);
+    for (size_t t = 0; t < p->m; t += CRN_GEMV_MAX) {
+        g.tokens = smaller(p->m - t, CRN_GEMV_MAX);
+        g.a = job->a + t * g.cols;
+        g.out = job->out + t * g.out_stride + p->n0;
+        crn_simd()->gemv(&g);
+    }
     return 0;
 }
 
@@ -146,10 +149,10 @@ static void cut(struct gemm_job *job)
     job->outputs = TASK_OUTPUTS;
     if (job->m <= FEW_TOKENS) {
         size_t rows = FEW_BYTES / crn_weight_row_bytes(job->w->type, job->w->cols);
-        job->outputs = rounded_up(rows + 1, FEW_TOKENS);
+        job->outputs = rounded_up(rows + 1, CRN_GEMV_MAX);
     } else if (job->w->type == CRN_W_F32 && job->m >= TASK_TOKENS) {
         size_t n_tasks = rounded_up((job->m + TASK_TOKENS - 1) / TASK_TOKENS, TASK_GROUP);
-        job->tokens = rounded_up((job->m + n_tasks - 1) / n_tasks, FEW_TOKENS);
+        job->tokens = rounded_up((job->m + n_tasks - 1) / n_tasks, CRN_GEMV_MAX);
         job->outputs = job->w->rows;
     }
     job->n_output_tasks = (job->w->rows + job->outputs - 1) / job->outputs;
