@@ -258,7 +258,7 @@ install: all ## programs, library, headers, pkg-config file, siblings; honours P
 	$(Q)ln -sf $(notdir $(SO_CAIRN)) $(ROOT)/lib/libcairn.so.$(ABI)
 	$(Q)ln -sf libcairn.so.$(ABI) $(ROOT)/lib/libcairn.so
 	$(Q)install -m 644 $(HEADERS) $(ROOT)/include
-	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' client/cairn.pc.in >$(ROOT)/lib/pkgconfig/cairn.pc
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@CUDA_LIBS@|$(CUDA_LIBS)|' client/cairn.pc.in >$(ROOT)/lib/pkgconfig/cairn.pc
 	$(Q)install -m 644 $(FAMILY) $(ROOT)/share/cairn/family
 	$(Q)install -m 644 $(PLANS) $(ROOT)/share/cairn/family/plans
 	$(Q)for page in docs/man/*.[137]; do install -m 644 $$page $(ROOT)/share/man/man$${page##*.}; done
