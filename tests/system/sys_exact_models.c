@@ -433,6 +433,31 @@ START_TEST(a_longer_context_continues_a_cached_prefix_of_any_length)
 }
 END_TEST
 
+/* What follows a sibling's cache taken as it is belongs to a measurement; nobody else may find it.
+ */
+START_TEST(nothing_is_published_behind_a_forced_reuse)
+{
+    struct scene s;
+    char *text = random_text(220, 33);
+    scene_open(&s, 1, CAIRN_F32, 1);
+    struct crn_ids context = receiver_tokens(&s.r, text);
+    json_t *first = ask(&s, text, 150, 0);
+    ck_assert(json_number(first, "published"));
+    const char *const options[] = {"--model", s.model,     "--adapter",
+                                   s.adapter, "--context", text_file(4, text, -1),
+                                   "--reuse", "full",      NULL};
+    json_t *forced = worker_line(&s.broker, options);
+    ck_assert_int_eq(json_number(forced, "reused_tokens"), (int)context.n - 70);
+    ck_assert(!json_number(forced, "published"));
+    ck_assert_uint_eq(broker_counter(&s.broker, "entries"), 1);
+    json_decref(forced);
+    json_decref(first);
+    crn_ids_free(&context);
+    free(text);
+    scene_close(&s);
+}
+END_TEST
+
 static const uint32_t forks[] = {20, 63, 64, 65, 127, 129, 225};
 #define N_FORKS (sizeof forks / sizeof *forks)
 
@@ -586,7 +611,7 @@ static void check_close(const struct reading *a, const struct reading *b, const 
 START_TEST(int8_stays_close_to_what_it_stands_for)
 {
     struct scene s;
-    struct reading stored, private, own;
+    struct reading stored, private, own, run;
     struct crn_reuse_choice automatic = choice_auto();
     char *text = random_text(230, 70);
     scene_open(&s, (size_t)_i, CAIRN_F32, 0);
@@ -598,6 +623,12 @@ START_TEST(int8_stays_close_to_what_it_stands_for)
     ck_assert_uint_eq(stored.cache.layers[0].n, 2); /* the first rows wide, then int8 */
     ck_assert_uint_eq(stored.cache.layers[0].spans[1].dtype, CAIRN_I8);
     check_close(&stored, &own, "published as int8");
+    if (e->weights->shape.n_layers > 1) {
+        struct crn_reuse_choice from_1 = choice_run(1, e->weights->shape.n_layers - 1);
+        reading_shared(&run, &s.r, &context, &from_1);
+        check_close(&run, &own, "run from an int8 state");
+        reading_end(&run);
+    }
     struct crn_prefill p = {.tokens = context.ids, .n = (uint32_t)context.n};
     reading_begin(&private, &s.r, &context);
     ck_assert_int_eq(crn_prefill(e, &p, &private.cache, NULL), 0);
@@ -655,6 +686,7 @@ int main(void)
         RUN_LOOP(between_equal_models_every_run_is_the_own_prefill, N_KINDS),
         RUN_LOOP(a_pyramid_that_keeps_everything_is_the_full_cache, N_SHAPES),
         RUN_LOOP(a_longer_context_continues_a_cached_prefix_of_any_length, N_PREFIXES),
+        RUN_TEST(nothing_is_published_behind_a_forced_reuse),
         RUN_LOOP(contexts_that_part_share_what_they_have_in_common_to_the_token, N_FORKS),
         RUN_LOOP(compressing_to_everything_changes_nothing, 4),
         RUN_LOOP(compressing_makes_a_new_entry_and_leaves_old_readers_alone, 4),

@@ -125,7 +125,9 @@ static int prefill_rest(struct job *j)
     struct crn_worker *w = j->w;
     uint32_t start = j->out->reuse.n_tokens;
     double begin = now_s();
-    if (w->client != NULL && !w->alone)
+    int measured =
+        start > 0 && w->reuse.mode != CRN_REUSE_AUTO; /* behind a forced reuse: not for others */
+    if (w->client != NULL && !w->alone && !measured)
         j->publish = crn_publish_begin(&w->engine, w->client, j->context, start, j->n - start,
                                        j->lease, &w->publish, w->reuse.timeout_ms);
     struct crn_prefill p = {.tokens = j->context + start,
