@@ -67,7 +67,7 @@ missing=$(missing_packages)
 command -v apt-get >/dev/null || fail "packages are missing and there is no apt-get: $missing"
 [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
     fail "packages are missing, and installing them needs root or sudo: $missing"
-[ "$(id -u)" -eq 0 ] || as_root true || fail "packages are missing, and sudo refuses: $missing"
+[ "$(id -u)" -eq 0 ] || as_root true 2>/dev/null || fail "packages are missing, and sudo refuses: $missing"
 
 log=$(mktemp) || fail "no room for a temporary file in ${TMPDIR:-/tmp}"
 trap 'rm -f "$log"' EXIT
