@@ -140,30 +140,56 @@ static void unpack(const struct operand *o, const char *base, int k_runs_down, i
 #define FAST
 #endif
 
-/* Four columns at a time; sums of 16 running totals. Zero times infinity must stay NaN, so nothing is skipped. */
-FAST static float dot(const float *a, const float *b, size_t k)
+/* Sums of one row of b with four rows of a: [4] running totals, each vectorised. Nothing is skipped: zero times infinity must
+ * stay NaN. */
+FAST static void dot4(const float *const rows[4], const float *b, size_t k, float out[4])
 {
-    float sum = 0;
-    for (size_t i = 0; i < k; i++)
-        sum += a[i] * b[i];
-    return sum;
+    const float *a = rows[0], *a1 = rows[1], *a2 = rows[2], *a3 = rows[3];
+    float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    for (size_t i = 0; i < k; i++) {
+        s0 += a[i] * b[i];
+        s1 += a1[i] * b[i];
+        s2 += a2[i] * b[i];
+        s3 += a3[i] * b[i];
+    }
+    out[0] = s0;
+    out[1] = s1;
+    out[2] = s2;
+    out[3] = s3;
 }
 
-static int multiply(const struct product *p, long long i, float *a, float *b)
+/* Rows of k numbers, `stride` apart: where they lie when they are f32 and run along k, else unpacked into scratch. */
+struct rows {
+    const float *p;
+    size_t stride;
+};
+
+static struct rows rows_of(const struct operand *o, long long i, int k_runs_down, int rows, int k, float *scratch)
 {
-    const char *pa = p->a.p + i * p->a.stride * (long long)size_of(p->a.type);
-    const char *pb = p->b.p + i * p->b.stride * (long long)size_of(p->b.type);
-    float *c = (float *)(uintptr_t)(p->c.p + i * p->c.stride * 4);
-    unpack(&p->a, pa, p->a.transposed, p->m, p->k, a);
-    unpack(&p->b, pb, !p->b.transposed, p->n, p->k, b);
-    for (int n = 0; n < p->n; n++) {
-        for (int m = 0; m < p->m; m++) {
-            float sum = p->alpha * dot(a + (size_t)m * (size_t)p->k, b + (size_t)n * (size_t)p->k, (size_t)p->k);
-            float *to = &c[(size_t)n * (size_t)p->c.ld + (size_t)m];
-            *to = p->beta == 0 ? sum : sum + p->beta * *to;
+    const char *base = o->p + i * o->stride * (long long)size_of(o->type);
+    if (o->type == CUDA_R_32F && k_runs_down)
+        return (struct rows){ (const float *)(const void *)base, (size_t)o->ld };
+    unpack(o, base, k_runs_down, rows, k, scratch);
+    return (struct rows){ scratch, (size_t)k };
+}
+
+static void multiply(const struct product *p, long long i, float *scratch_a, float *scratch_b)
+{
+    struct rows a = rows_of(&p->a, i, p->a.transposed, p->m, p->k, scratch_a);
+    struct rows b = rows_of(&p->b, i, !p->b.transposed, p->n, p->k, scratch_b);
+    float *c = (float *)(uintptr_t)(p->c.p + i * p->c.stride * 4), sums[4];
+    for (int m = 0; m < p->m; m += 4) {
+        const float *group[4];
+        for (int j = 0; j < 4; j++)
+            group[j] = a.p + (size_t)(m + j < p->m ? m + j : m) * a.stride;
+        for (int n = 0; n < p->n; n++) {
+            dot4(group, b.p + (size_t)n * b.stride, (size_t)p->k, sums);
+            for (int j = 0; j < 4 && m + j < p->m; j++) {
+                float *to = &c[(size_t)n * (size_t)p->c.ld + (size_t)(m + j)], sum = p->alpha * sums[j];
+                *to = p->beta == 0 ? sum : sum + p->beta * *to;
+            }
         }
     }
-    return 0;
 }
 
 static void run_product(void *arg)

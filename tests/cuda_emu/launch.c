@@ -118,6 +118,7 @@ uint64_t emu_warp(enum emu_shuffle kind, unsigned mask, uint64_t value, unsigned
                       emu_block_idx.x, current, where);
     t->state = AT_WARP;
     t->file = where;
+    t->line = 0;
     t->kind = kind;
     t->mask = mask;
     t->value = value;
@@ -178,7 +179,7 @@ void *emu_shared(size_t offset, size_t bytes, enum emu_access access)
 
 static int same_place(const struct thread *a, const struct thread *b)
 {
-    return a->line == b->line && strcmp(a->file, b->file) == 0;
+    return a->line == b->line && (a->file == b->file || strcmp(a->file, b->file) == 0);
 }
 
 /* Where the threads are, for the message about a block that cannot go on. */
@@ -256,7 +257,7 @@ static int release_warp(unsigned first)
         emu_violation("%s: warp operation at %s names lanes that do not exist", now->kernel, warp[leader].file);
     for (unsigned i = 0; i < lanes; i++) {
         if ((mask >> i & 1) && (warp[i].state != AT_WARP || warp[i].mask != mask ||
-                                strcmp(warp[i].file, warp[leader].file) != 0 || warp[i].kind != warp[leader].kind))
+                                !same_place(&warp[i], &warp[leader]) || warp[i].kind != warp[leader].kind))
             return 0;
     }
     for (unsigned i = 0; i < lanes; i++) {
@@ -270,18 +271,30 @@ static int release_warp(unsigned first)
     return 1;
 }
 
-static unsigned run_ready(int backwards)
+/* Runs one warp until none of its threads can go on by itself; how many of them have ended. */
+static unsigned run_warp(unsigned first, int backwards)
 {
-    unsigned done = 0;
-    for (unsigned k = 0; k < n_threads; k++) {
-        current = backwards ? n_threads - 1 - k : k;
-        struct thread *t = &threads[current];
-        if (t->state == READY) {
-            emu_thread_idx = t->idx;
-            emu_switch(&scheduler_sp, t->sp);
+    unsigned lanes = n_threads - first < 32 ? n_threads - first : 32, done;
+    do {
+        done = 0;
+        for (unsigned k = 0; k < lanes; k++) {
+            current = first + (backwards ? lanes - 1 - k : k);
+            struct thread *t = &threads[current];
+            if (t->state == READY) {
+                emu_thread_idx = t->idx;
+                emu_switch(&scheduler_sp, t->sp);
+            }
+            done += t->state == DONE;
         }
-        done += t->state == DONE;
-    }
+    } while (release_warp(first));
+    return done;
+}
+
+static unsigned run_warps(int backwards)
+{
+    unsigned done = 0, warps = (n_threads + 31) / 32;
+    for (unsigned k = 0; k < warps; k++)
+        done += run_warp((backwards ? warps - 1 - k : k) * 32, backwards);
     return done;
 }
 
@@ -300,13 +313,8 @@ static void run_block(int backwards)
     epoch++;
     memset(shared_base, EMU_POISON, shared_bytes);
     start_threads();
-    while (run_ready(backwards) < n_threads) {
-        int moved = release_barrier();
-        for (unsigned i = 0; i < n_threads && !moved; i += 32)
-            moved |= release_warp(i);
-        for (unsigned i = 0; i < n_threads; i += 32)
-            moved |= release_warp(i);
-        if (!moved)
+    while (run_warps(backwards) < n_threads) {
+        if (!release_barrier())
             report_stuck();
     }
 }
