@@ -129,8 +129,9 @@ class Host:
         while subprocess.run([self.program("cairn"), "--socket", self.socket, "--timeout", "1", "status"],
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
             if self.broker.poll() is not None or time.monotonic() > deadline:
+                state = self.state()
                 self.__exit__()
-                raise SystemExit("evaluate: cairnd did not start: " + open(self.log.name).read().strip())
+                raise SystemExit(f"evaluate: no cairnd: {state}")
             time.sleep(0.1)
         return self
 
@@ -138,6 +139,12 @@ class Host:
         self.broker.terminate()
         self.broker.wait()
         self.log.close()
+
+    def state(self):
+        """Whether the broker lives, and what it said last."""
+        with open(self.log.name, encoding="utf-8", errors="replace") as file:
+            said = file.read().strip().splitlines()
+        return f"{'runs' if self.broker.poll() is None else 'has ended'}: {said[-1] if said else ''}"
 
     def put_plan(self, member):
         adapter = os.path.join(FAMILY, f"{member}.gguf")
@@ -206,12 +213,13 @@ def wilson(share, n, z=1.96):
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def check_reuse(setting, answers):
+def check_reuse(setting, answers, host):
     """A setting that silently fell back to a prefill would be measured as something it is not."""
     for answer in answers:
         wanted = 0 if setting.worker[1] == "never" else answer["context_tokens"]
         if answer["reused_tokens"] != wanted:
-            raise SystemExit(f"evaluate: {setting.what}: {answer['reused_tokens']} of {wanted} tokens reused ({answer['reason']})")
+            raise SystemExit(f"evaluate: {setting.what}: {answer['reused_tokens']} of {wanted} tokens reused ({answer['reason']}); "
+                             f"cairnd {host.state()}")
 
 
 def measure(arguments, member, lines, folder):
@@ -237,7 +245,7 @@ def measure(arguments, member, lines, folder):
             for setting in of_phase:
                 how = () if arguments.generate else ("--score",)
                 answers = host.worker(member, requests, ("--no-publish", "--batch", "64", *how, *setting.worker))
-                check_reuse(setting, answers)
+                check_reuse(setting, answers, host)
                 result = Result(member, setting.what, answers, references.get((member, setting.what)))
                 print(f"{member}, {setting.what}: {result.exact:.4f}", file=sys.stderr, flush=True)
                 results[setting] = result
