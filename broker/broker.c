@@ -28,8 +28,17 @@
 
 #define MESSAGES_PER_TURN 64
 #define TICK_NS 100000000L
+#define SPARE_NS UINT64_C(10000000000) /* an idle landing zone is given back after that time */
 
 /* ---- events ---- */
+
+/* A session is made by HELLO, and only sessions watch their process. */
+static int is_hello(const void *bytes, size_t n)
+{
+    enum crn_msg_type type;
+    uint64_t request;
+    return crn_wire_peek(bytes, n, &type, &request) == 0 && type == CRN_MSG_hello;
+}
 
 /* Up to MESSAGES_PER_TURN messages; 1 when there may be more. */
 static int serve_messages(struct crn_broker *b)
@@ -38,7 +47,7 @@ static int serve_messages(struct crn_broker *b)
     for (int i = 0; i < MESSAGES_PER_TURN; i++) {
         struct crn_peer peer;
         size_t n;
-        int status = crn_router_recv(b->router, 1, bytes, sizeof bytes, &n, &peer);
+        int status = crn_router_recv(b->router, is_hello, bytes, sizeof bytes, &n, &peer);
         if (status == CAIRN_E_TIMEOUT)
             return 0;
         if (status == 0)
@@ -82,6 +91,7 @@ static void tick(struct crn_watch *watch, uint32_t events)
     if (read(watch->fd, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
         crn_log(CRN_LOG_ERROR, "timer: %s", cairn_strerror(-errno));
     expire_leases(b, now);
+    crn_session_trim(b, now > SPARE_NS ? now - SPARE_NS : 0);
     for (struct crn_session *s = b->sessions.first; s != NULL; s = s->next)
         crn_session_flush(s);
     crn_fdserve_sweep(b->fds, now);

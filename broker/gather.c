@@ -3,9 +3,12 @@
  *
  *     source rows --take_rows--> float32 [64][width] --store_rows--> f32, f16, bf16, or int8 with scales
  *
- * The gaps that alignment leaves between parts are zeroed, so that equal content has equal bytes and an equal checksum. */
+ * The gaps that alignment leaves between parts are zeroed, so that equal content has equal bytes and an equal checksum. That sum
+ * follows the copy through memory wherever bytes become final in ascending order (all plain types), and takes the rest at the end
+ * of a head: it reads what has just been written from cache. */
 #include "broker/gather.h"
 
+#include "ipc/hash.h"
 #include "kernels/kernels.h"
 
 #include <errno.h>
@@ -36,7 +39,18 @@ struct scratch {
     float *f32;     /* [SCRATCH] */
     float *scale;   /* [SCRATCH] */
     uint8_t *plain; /* [SCRATCH * 4]: gathered, not yet converted */
+    struct crn_hash64 *sum;   /* NULL: none */
+    const uint8_t *summed_to; /* the payload is final and summed up to here */
 };
+
+/* Everything before `end` is final. */
+static void sum_to(struct scratch *s, const uint8_t *end)
+{
+    if (s->sum == NULL || end <= s->summed_to)
+        return;
+    crn_hash64_add(s->sum, s->summed_to, (size_t)(end - s->summed_to));
+    s->summed_to = end;
+}
 
 static int scratch_open(struct scratch *s)
 {
@@ -106,24 +120,32 @@ static int take_rows(const struct scratch *s, const struct rows *r, uint32_t fir
     return s->ops->convert(&s->exec, s->plain, r->dtype, (size_t)n * r->width, CAIRN_F32, out);
 }
 
-/* Kept rows first .. first + n - 1 to out [n][width] of a plain type. */
-static int copy_rows(const struct scratch *s, const struct rows *r, uint32_t first, uint32_t n,
-                     uint32_t dtype, uint8_t *out)
+/* Rows first .. first + n - 1 of those that are kept, to out [n][width] of a plain type; n: few enough for the scratch. */
+static int copy_block(const struct scratch *s, const struct rows *r, uint32_t first, uint32_t n,
+                      uint32_t dtype, uint8_t *out)
+{
+    if (r->dtype == dtype && dtype != CAIRN_I8) {
+        take_plain(r, first, n, out);
+        return 0;
+    }
+    int status = take_rows(s, r, first, n, s->f32);
+    return status != 0 ? status
+                       : s->ops->convert(&s->exec, s->f32, CAIRN_F32, (size_t)n * r->width, dtype, out);
+}
+
+/* The same for any n. follow: all before these rows is final, so the sum goes with the copy. */
+static int copy_rows(struct scratch *s, const struct rows *r, uint32_t n, uint32_t dtype, int follow,
+                     uint8_t *out)
 {
     size_t row_bytes = (size_t)r->width * cairn_dtype_bytes(dtype);
     uint32_t step = SCRATCH / r->width < BLOCK ? SCRATCH / r->width : BLOCK;
     for (uint32_t done = 0; done < n; done += step) {
         uint32_t m = n - done < step ? n - done : step;
-        uint8_t *to = out + done * row_bytes;
-        if (r->dtype == dtype && dtype != CAIRN_I8) {
-            take_plain(r, first + done, m, to);
-            continue;
-        }
-        int status = take_rows(s, r, first + done, m, s->f32);
-        if (status == 0)
-            status = s->ops->convert(&s->exec, s->f32, CAIRN_F32, (size_t)m * r->width, dtype, to);
+        int status = copy_block(s, r, done, m, dtype, out + done * row_bytes);
         if (status != 0)
             return status;
+        if (follow)
+            sum_to(s, out + (done + m) * row_bytes);
     }
     return 0;
 }
@@ -180,14 +202,14 @@ static void pad_head(const struct crn_gather_kv *g, const struct crn_head_parts 
     pad(g->out, p->v_scale, (uint64_t)p->n * 2);
 }
 
-static int write_part(const struct scratch *s, const struct crn_gather_kv *g,
+static int write_part(struct scratch *s, const struct crn_gather_kv *g,
                       const struct crn_head_parts *p, const struct rows *r, int is_v)
 {
     uint8_t *wide = g->out + (is_v ? p->v_wide : p->k_wide);
     uint8_t *main_rows = g->out + (is_v ? p->v : p->k);
     if (g->dst.dtype != CAIRN_I8)
-        return copy_rows(s, r, 0, p->n, g->dst.dtype, main_rows);
-    int status = copy_rows(s, r, 0, p->n_wide, CAIRN_F16, wide);
+        return copy_rows(s, r, p->n, g->dst.dtype, 1, main_rows);
+    int status = copy_rows(s, r, p->n_wide, CAIRN_F16, 0, wide);
     if (status != 0)
         return status;
     uint16_t *scale = (uint16_t *)(void *)(g->out + (is_v ? p->v_scale : p->k_scale));
@@ -195,7 +217,7 @@ static int write_part(const struct scratch *s, const struct crn_gather_kv *g,
                          (int8_t *)main_rows, scale);
 }
 
-static int write_head(const struct scratch *s, const struct crn_gather_kv *g,
+static int write_head(struct scratch *s, const struct crn_gather_kv *g,
                       const struct crn_head_parts *p, const struct crn_gather_head *h)
 {
     uint32_t dh = g->dst.head_dim;
@@ -210,6 +232,12 @@ static int write_head(const struct scratch *s, const struct crn_gather_kv *g,
     return status == 0 ? write_part(s, g, p, &v, 1) : status;
 }
 
+/* Where a head's parts begin; 0 when it has none. */
+static uint64_t first_part(const struct crn_head_parts *p)
+{
+    return p->k_wide != 0 ? p->k_wide : p->k;
+}
+
 int crn_gather_kv(const struct crn_gather_kv *g)
 {
     struct crn_head_parts parts[CAIRN_MAX_KV_HEADS];
@@ -220,10 +248,14 @@ int crn_gather_kv(const struct crn_gather_kv *g)
         status = scratch_open(&s);
     if (status != 0)
         return status;
+    s.sum = g->sum;
+    s.summed_to = g->out;
+    for (uint32_t h = 0; h < (g->dst.shared_pos ? 1u : g->dst.n_kv_heads); h++)
+        write_positions(g->out, parts[h].pos, g->heads[h].pos, g->heads[h].index, g->dst.n[h]);
     for (uint32_t h = 0; h < g->dst.n_kv_heads && status == 0; h++) {
-        if (h == 0 || !g->dst.shared_pos)
-            write_positions(g->out, parts[h].pos, g->heads[h].pos, g->heads[h].index, g->dst.n[h]);
         status = write_head(&s, g, &parts[h], &g->heads[h]);
+        if (status == 0)
+            sum_to(&s, g->out + (h + 1 < g->dst.n_kv_heads ? first_part(&parts[h + 1]) : bytes));
     }
     free(s.f32);
     return status;
@@ -245,7 +277,7 @@ static int overflows(const struct scratch *s, const struct rows *r, uint32_t n, 
     return 0;
 }
 
-static int write_state(const struct scratch *s, const struct crn_gather_state *g,
+static int write_state(struct scratch *s, const struct crn_gather_state *g,
                        const struct rows *r, uint32_t dtype)
 {
     struct crn_state_parts parts;
@@ -256,7 +288,7 @@ static int write_state(const struct scratch *s, const struct crn_gather_state *g
     write_positions(g->out, parts.pos, g->pos, g->index, g->n);
     pad(g->out, parts.rows, (uint64_t)g->n * g->hidden * item);
     if (dtype != CAIRN_I8)
-        return copy_rows(s, r, 0, g->n, dtype, g->out + parts.rows);
+        return copy_rows(s, r, g->n, dtype, 0, g->out + parts.rows);
     pad(g->out, parts.scale, (uint64_t)g->n * (g->hidden / STATE_GROUP) * 2);
     return quantise_rows(s, r, 0, g->n, STATE_GROUP, (int8_t *)(g->out + parts.rows),
                          (uint16_t *)(void *)(g->out + parts.scale));

@@ -22,6 +22,7 @@ struct crn_gather_kv {
     struct crn_kv_spec dst;
     const struct crn_gather_head *heads; /* [dst.n_kv_heads] */
     uint8_t *out; /* the payload, 64-byte aligned */
+    struct crn_hash64 *sum; /* takes in the whole payload, piece by piece while it is in cache; NULL: none */
 };
 /* fails -ENOMEM and kernels' codes */
 int crn_gather_kv(const struct crn_gather_kv *g);

@@ -7,13 +7,16 @@
 
 #define SMALLEST UINT64_C(65536)
 
-int crn_landing_create(struct crn_landings *all, uint64_t put_bytes,
-                       struct crn_landing **out_landing)
+uint64_t crn_landing_bytes(const struct crn_landings *all, uint64_t put_bytes)
 {
     if (put_bytes > all->max_bytes)
-        return CAIRN_E_TOO_BIG;
+        return 0;
     uint64_t bytes = put_bytes > all->max_bytes / 2 ? all->max_bytes : put_bytes * 2;
-    bytes = bytes < SMALLEST ? SMALLEST : bytes;
+    return bytes < SMALLEST ? SMALLEST : bytes;
+}
+
+int crn_landing_create(struct crn_landings *all, uint64_t bytes, struct crn_landing **out_landing)
+{
     if (bytes > all->limit_bytes || all->bytes > all->limit_bytes - bytes)
         return CAIRN_E_FULL;
     struct crn_landing *l = calloc(1, sizeof *l);

@@ -1,5 +1,7 @@
-/* landing - memory that one worker may write and only the broker reads. Made for one draft (or one state map) of one session and
- * destroyed with it; never handed to anybody else. Copies under way hold it. Loop thread only, but for its bytes. */
+/* landing - memory that one worker may write and only the broker reads. Made for one draft (or one state map) of one session. The
+ * session keeps one for its next draft, because fresh memory costs more page faults than the copy into it costs time; it is
+ * never handed to anybody else, and destroyed when the worker dies. Copies under way hold it. Loop thread only, but for its
+ * bytes. */
 #ifndef CRN_BROKER_LANDING_H
 #define CRN_BROKER_LANDING_H
 
@@ -24,10 +26,10 @@ struct crn_landings {
     uint64_t last_id;
 };
 
-/* A zone that holds two puts of so many bytes, or one where --landing-max leaves no more. One reference.
- * fails   CAIRN_E_TOO_BIG (put beyond --landing-max), CAIRN_E_FULL, -ENOMEM */
-int crn_landing_create(struct crn_landings *all, uint64_t put_bytes,
-                       struct crn_landing **out_landing);
+/* Bytes of a zone for two puts of so many bytes, or for one where --landing-max leaves no more; 0: beyond --landing-max. */
+uint64_t crn_landing_bytes(const struct crn_landings *all, uint64_t put_bytes);
+/* A zone of so many bytes. One reference. fails CAIRN_E_FULL, -ENOMEM */
+int crn_landing_create(struct crn_landings *all, uint64_t bytes, struct crn_landing **out_landing);
 struct crn_landing *crn_landing_hold(struct crn_landing *landing);
 void crn_landing_drop(struct crn_landing *landing); /* NULL allowed */
 

@@ -354,9 +354,16 @@ static int copy_kv(struct put_job *j, const uint32_t *lists, const int32_t *pos)
         heads[h].index = lists;
         lists += j->shared_index ? 0 : j->counts[h];
     }
-    struct crn_gather_kv g = {
-        .src_dtype = j->src_dtype, .dst = kv_spec(j), .heads = heads, .out = j->out};
-    return crn_gather_kv(&g);
+    struct crn_gather_kv g = {.src_dtype = j->src_dtype,
+                              .dst = kv_spec(j),
+                              .heads = heads,
+                              .out = j->out,
+                              .sum = crn_hash64_begin()};
+    if (g.sum == NULL)
+        return -ENOMEM;
+    status = crn_gather_kv(&g);
+    j->checksum = crn_hash64_end(g.sum);
+    return status;
 }
 
 static int copy_state(struct put_job *j, const uint32_t *lists, const int32_t *pos)
@@ -399,7 +406,7 @@ static int run(struct crn_job *job)
 {
     struct put_job *j = (struct put_job *)job;
     int status = j->msg.kind == CRN_PAYLOAD_TOKENS ? copy_tokens(j) : copy_rows(j);
-    if (status == 0)
+    if (status == 0 && j->msg.kind != CRN_PAYLOAD_KV)
         j->checksum = crn_hash64(j->out, j->out_bytes);
     return status;
 }
@@ -442,8 +449,8 @@ static void done(struct crn_job *job, int status)
     CRN_ADD(&d->space->stats, gathered_bytes_total, status == 0 ? j->out_bytes : 0);
     if (d->session != NULL)
         answer(j, d->session, status);
+    release_job(j); /* first: a draft that ends with this copy leaves its zone to the next one */
     crn_draft_copy_ends(d);
-    release_job(j);
 }
 
 /* A payload of the planned size, in its place in the draft's body. */

@@ -125,6 +125,15 @@ static void drop_queue(struct crn_session *s)
     s->n_queue = 0;
 }
 
+static void drop_spare(struct crn_session *s)
+{
+    struct crn_landing *l = s->spare;
+    if (l != NULL) /* the worker may have it mapped, and would keep its pages */
+        (void)l->mem.ops->clear(&l->mem, 0, l->mem.bytes);
+    crn_landing_drop(l);
+    s->spare = NULL;
+}
+
 static void count_end(const struct crn_session *s, uint32_t leases)
 {
     if (s->said_bye || s->broker->stopping)
@@ -145,6 +154,7 @@ static void crn_session_reap(struct crn_session *s)
         crn_draft_abandon(s->drafts);
     while (s->landings != NULL)
         crn_session_end_landing(s, s->landings);
+    drop_spare(s);
     drop_queue(s);
     if (s->peer.pidfd >= 0) {
         crn_loop_remove(broker->loop, &s->death);
@@ -243,12 +253,25 @@ void crn_session_send_error(struct crn_session *s, uint64_t request, int code, c
 int crn_session_add_landing(struct crn_session *s, uint64_t put_bytes,
                             struct crn_landing **out_landing)
 {
+    struct crn_landings *all = &s->broker->landings;
+    uint64_t bytes = crn_landing_bytes(all, put_bytes);
+    if (bytes == 0)
+        return CAIRN_E_TOO_BIG;
     if (s->n_landings == CRN_SESSION_LANDINGS)
         return CAIRN_E_FULL;
-    struct crn_landing *landing;
-    int status = crn_landing_create(&s->broker->landings, put_bytes, &landing);
-    if (status != 0)
-        return status;
+    struct crn_landing *landing = s->spare;
+    if (landing != NULL && landing->mem.bytes >= bytes) {
+        s->spare = NULL;
+    } else {
+        drop_spare(s);
+        int status = crn_landing_create(all, bytes, &landing);
+        if (status == CAIRN_E_FULL) {
+            crn_session_trim(s->broker, UINT64_MAX);
+            status = crn_landing_create(all, bytes, &landing);
+        }
+        if (status != 0)
+            return status;
+    }
     landing->next = s->landings;
     s->landings = landing;
     s->n_landings++;
@@ -271,5 +294,18 @@ void crn_session_end_landing(struct crn_session *s, struct crn_landing *landing)
         at = &(*at)->next;
     *at = landing->next;
     s->n_landings--;
-    crn_landing_drop(landing);
+    if (s->spare != NULL || landing->refs > 1) {
+        crn_landing_drop(landing);
+        return;
+    }
+    s->spare = landing;
+    s->spare_ns = crn_now_ns();
+}
+
+void crn_session_trim(struct crn_broker *broker, uint64_t before_ns)
+{
+    for (struct crn_session *s = broker->sessions.first; s != NULL; s = s->next) {
+        if (s->spare != NULL && s->spare_ns < before_ns)
+            drop_spare(s);
+    }
 }

@@ -50,6 +50,8 @@ struct crn_session {
     uint32_t n_drafts;
     struct crn_landing *landings;
     uint32_t n_landings;
+    struct crn_landing *spare; /* of the last draft: the next one takes it over; NULL */
+    uint64_t spare_ns;         /* when it became idle */
     struct crn_outgoing *queue, **queue_end;
     uint32_t n_queue;
     uint64_t connected_ns, seen_ns;
@@ -94,10 +96,14 @@ void crn_session_send_error(struct crn_session *session, uint64_t request, int c
 /* Retries what is queued. */
 void crn_session_flush(struct crn_session *session);
 
-/* A landing zone of this session. It is on the session's list until crn_session_end_landing. */
+/* A landing zone of this session: its spare one when that is large enough. It is on the session's list until
+ * crn_session_end_landing, which keeps it as the spare one unless a copy reads it or there is one.
+ * fails   CAIRN_E_TOO_BIG (put beyond --landing-max), CAIRN_E_FULL, -ENOMEM */
 int crn_session_add_landing(struct crn_session *session, uint64_t put_bytes,
                             struct crn_landing **out_landing);
 struct crn_landing *crn_session_landing(const struct crn_session *session, uint64_t id);
 void crn_session_end_landing(struct crn_session *session, struct crn_landing *landing);
+/* Gives back spare zones that are idle since before_ns; all of them with UINT64_MAX. */
+void crn_session_trim(struct crn_broker *broker, uint64_t before_ns);
 
 #endif

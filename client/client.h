@@ -40,6 +40,7 @@ struct crn_conn {
     struct crn_mem control;
     struct crn_segment *arenas;
     size_t n_arenas;
+    struct crn_segment zone; /* landing zone of the last draft: the broker may hand it out again; mem.ops NULL: none */
 };
 
 struct cairn_client {
@@ -108,9 +109,10 @@ void crn_conn_drop(struct crn_conn *session); /* NULL allowed */
 int crn_conn_open(struct cairn_client *client, uint64_t deadline_ns, struct crn_conn **out_session);
 int crn_conn_arena(struct cairn_client *client, struct crn_conn *session, uint32_t id,
                    uint64_t deadline_ns, struct crn_mem *out_mem);
-/* A landing zone of the current session; end with out_zone->mem.ops->destroy. */
+/* A landing zone of the current session; end with out_zone->mem.ops->destroy, or leave it to the session for the next draft. */
 int crn_zone_map(struct cairn_client *client, uint64_t id, uint64_t deadline_ns,
                  struct crn_zone *out_zone);
+void crn_zone_keep(struct crn_conn *session, struct crn_zone *zone);
 
 /* attach.c, publish.c: what client.c ends for them, and answers that come by themselves. */
 void crn_grant_free(struct cairn_lease *lease);

@@ -38,6 +38,7 @@ void crn_conn_drop(struct crn_conn *session)
     for (size_t i = 0; i < session->n_arenas; i++)
         unmap(&session->arenas[i].mem);
     free(session->arenas);
+    unmap(&session->zone.mem);
     unmap(&session->control);
     if (session->fd >= 0)
         close(session->fd);
@@ -198,12 +199,31 @@ int crn_conn_arena(struct cairn_client *client, struct crn_conn *session, uint32
     return 0;
 }
 
+static int map_zone(struct crn_conn *session, uint64_t id, uint64_t deadline_ns, struct crn_mem *out_mem)
+{
+    struct crn_segment kept = session->zone;
+    session->zone = (struct crn_segment){0};
+    if (kept.mem.ops != NULL && kept.id == id) {
+        *out_mem = kept.mem;
+        return 0;
+    }
+    unmap(&kept.mem);
+    struct crn_fd_record record = {.op = CRN_FD_LANDING, .id = id};
+    return import(session, &record, CRN_MEM_WRITE, deadline_ns, out_mem);
+}
+
+void crn_zone_keep(struct crn_conn *session, struct crn_zone *zone)
+{
+    unmap(&session->zone.mem);
+    session->zone = (struct crn_segment){.id = zone->id, .mem = zone->mem};
+    zone->mem = (struct crn_mem){0};
+}
+
 int crn_zone_map(struct cairn_client *client, uint64_t id, uint64_t deadline_ns,
                  struct crn_zone *out_zone)
 {
     struct crn_mem mem;
-    struct crn_fd_record record = {.op = CRN_FD_LANDING, .id = id};
-    int status = import(client->session, &record, CRN_MEM_WRITE, deadline_ns, &mem);
+    int status = map_zone(client->session, id, deadline_ns, &mem);
     if (status != 0)
         return crn_client_fail(client, status, "map landing zone");
     if (!mem.ops->cpu_visible) {

@@ -527,6 +527,7 @@ int cairn_commit(struct cairn_draft *draft, uint64_t deadline_ns, struct cairn_e
         status = CRN_CALL(client, commit, msg, committed, &committed, deadline_ns);
     if (status == 0) {
         draft->id = 0;
+        crn_zone_keep(draft->session, &draft->zone);
         client->stats.published_entries++;
         client->stats.published_bytes += committed.bytes;
         *out_entry = (struct cairn_entry_id){committed.entry};

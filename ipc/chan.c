@@ -427,8 +427,8 @@ static int peer_pidfd(zmq_msg_t *body, const struct crn_peer *peer)
     return pidfd;
 }
 
-int crn_router_recv(struct crn_router *router, int want_pidfd, void *buf, size_t buf_bytes,
-                    size_t *out_n, struct crn_peer *out_peer)
+int crn_router_recv(struct crn_router *router, crn_wants_pidfd *wants, void *buf,
+                    size_t buf_bytes, size_t *out_n, struct crn_peer *out_peer)
 {
     zmq_msg_t route, body;
     int status = frame_recv(router->sock, &route);
@@ -444,7 +444,7 @@ int crn_router_recv(struct crn_router *router, int want_pidfd, void *buf, size_t
     if (status == 0)
         status = frame_copy(&body, buf, buf_bytes, out_n);
     if (status == 0) {
-        if (want_pidfd)
+        if (wants != NULL && wants(buf, *out_n))
             peer.pidfd = peer_pidfd(&body, &peer);
         *out_peer = peer;
     }

@@ -43,7 +43,7 @@ struct crn_peer {
     uid_t uid;
     gid_t gid;
     pid_t pid;
-    int pidfd; /* only from crn_router_recv when want_pidfd: owned by the caller, -1 when it cannot be had */
+    int pidfd; /* only from crn_router_recv when wanted: owned by the caller, -1 when it cannot be had */
 };
 
 /* Takes PATH.lock (flock) before it binds; CAIRN_E_BUSY when another broker holds it. Socket mode 0600, directory must exist. */
@@ -53,8 +53,10 @@ void crn_router_close(struct crn_router *router); /* unlinks the socket, drops t
  * the next poll(). */
 int crn_router_fd(struct crn_router *router);
 /* Does not block: CAIRN_E_TIMEOUT when nothing waits. A message that is too large or not of two frames is dropped here
- * (CAIRN_E_PROTO: count it and go on). want_pidfd: also open the peer's pidfd. */
-int crn_router_recv(struct crn_router *router, int want_pidfd, void *buf, size_t buf_bytes, size_t *out_n,
+ * (CAIRN_E_PROTO: count it and go on). wants: is the peer's pidfd to be opened for this
+ * message (three system calls)? NULL: never. */
+typedef int crn_wants_pidfd(const void *bytes, size_t n);
+int crn_router_recv(struct crn_router *router, crn_wants_pidfd *wants, void *buf, size_t buf_bytes, size_t *out_n,
                     struct crn_peer *out_peer);
 /* Does not block: CAIRN_E_BUSY when the peer's queue is full (64 messages; a dead peer's stays full until the next receive),
  * CAIRN_E_GONE when the peer is gone. */

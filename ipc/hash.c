@@ -42,8 +42,29 @@ size_t crn_hash_chain(const struct cairn_digest *family, const int32_t *tokens, 
     return n_chunks;
 }
 
-/* struct crn_hash128 is never defined: the pointer is XXH3's own state, which wants an alignment
- * only XXH3_createState gives. */
+/* struct crn_hash64 and crn_hash128 are never defined: the pointer is XXH3's own state, which wants
+ * an alignment only XXH3_createState gives. */
+struct crn_hash64 *crn_hash64_begin(void)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (state != NULL)
+        XXH3_64bits_reset(state);
+    return (struct crn_hash64 *)(void *)state;
+}
+
+void crn_hash64_add(struct crn_hash64 *h, const void *bytes, size_t n)
+{
+    XXH3_64bits_update((XXH3_state_t *)(void *)h, bytes, n);
+}
+
+uint64_t crn_hash64_end(struct crn_hash64 *h)
+{
+    XXH3_state_t *state = (XXH3_state_t *)(void *)h;
+    uint64_t hash = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return hash;
+}
+
 static XXH3_state_t *state_of(struct crn_hash128 *h)
 {
     return (XXH3_state_t *)(void *)h;

@@ -19,6 +19,13 @@ uint64_t crn_hash_chunk(uint64_t previous, const int32_t tokens[CAIRN_CHUNK_TOKE
 /* All whole chunks of a context: out_hashes [n_tokens / 64]; returns their number. */
 size_t crn_hash_chain(const struct cairn_digest *family, const int32_t *tokens, size_t n_tokens, uint64_t *out_hashes);
 
+/* The same 64 bits, bytes handed in piece by piece. own: end with crn_hash64_end, also after a failure of the caller; NULL when
+ * memory is out. */
+struct crn_hash64;
+struct crn_hash64 *crn_hash64_begin(void);
+void crn_hash64_add(struct crn_hash64 *h, const void *bytes, size_t n);
+uint64_t crn_hash64_end(struct crn_hash64 *h);
+
 /* Streaming 128-bit XXH3. own: end with crn_hash128_end, also after a failure of the caller; NULL when memory is out. */
 struct crn_hash128;
 struct crn_hash128 *crn_hash128_begin(void);

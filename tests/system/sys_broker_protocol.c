@@ -447,6 +447,40 @@ START_TEST(a_state_beyond_f16_is_kept_as_bf16)
 }
 END_TEST
 
+START_TEST(a_session_keeps_its_landing_zone_for_its_next_draft)
+{
+    start(small);
+    struct peer *p = joined(&base), *q = joined(&base);
+    struct raw_draft d = {.salt = 1, .n_tokens = 64, .dtype = CAIRN_F16};
+    struct raw_open first, second, third;
+    uint64_t entry;
+    ck_assert_int_eq(raw_open(p, &d, &first), 0);
+    ck_assert_int_eq(raw_open(p, &(struct raw_draft){.salt = 2, .n_tokens = 64}, &second), 0);
+    ck_assert_uint_ne(second.reply.landing, first.reply.landing); /* both are open */
+    ck_assert_int_eq(raw_put(p, &d, &first, CRN_PAYLOAD_TOKENS, 0), 0);
+    for (uint32_t l = 0; l < RAW_LAYERS; l++)
+        ck_assert_int_eq(raw_put(p, &d, &first, CRN_PAYLOAD_KV, l), 0);
+    ck_assert_int_eq(raw_commit(p, &d, &first, &entry), 0);
+    d.salt = 3;
+    ck_assert_int_eq(raw_open(q, &d, &third), 0);
+    ck_assert_uint_ne(third.reply.landing, first.reply.landing); /* another worker */
+    third.landing.ops->destroy(&third.landing);
+    ck_assert_int_eq(raw_open(p, &d, &third), 0);
+    ck_assert_uint_eq(third.reply.landing, first.reply.landing);
+    ck_assert_int_eq(raw_put(p, &d, &third, CRN_PAYLOAD_TOKENS, 0), 0);
+    for (uint32_t l = 0; l < RAW_LAYERS; l++)
+        ck_assert_int_eq(raw_put(p, &d, &third, CRN_PAYLOAD_KV, l), 0);
+    ck_assert_int_eq(raw_commit(p, &d, &third, &entry), 0);
+    struct raw_lease l;
+    ck_assert_int_eq(raw_attach(p, 3, 1, 64, &l), 0);
+    ck_assert_int_eq(raw_check(p, &l, 3), 0);
+    second.landing.ops->destroy(&second.landing);
+    peer_close(q);
+    peer_close(p);
+    stop();
+}
+END_TEST
+
 /* ---- replacing ---- */
 
 /* Compresses an entry in place: head h of every layer keeps rows h, h + 2, h + 4, ... */
@@ -643,6 +677,7 @@ int main(void)
         RUN_TEST(a_put_that_lies_is_refused_with_a_reason),
         RUN_TEST(a_commit_waits_for_the_puts_before_it),
         RUN_TEST(a_state_beyond_f16_is_kept_as_bf16),
+        RUN_TEST(a_session_keeps_its_landing_zone_for_its_next_draft),
         RUN_TEST(compressing_makes_a_new_generation_and_old_readers_go_on),
         RUN_TEST(only_the_producer_compresses),
         RUN_TEST(what_is_leased_or_pinned_stays_and_the_rest_makes_room),

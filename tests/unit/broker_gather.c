@@ -2,6 +2,7 @@
  * where they are int8. */
 #include "broker/gather.h"
 
+#include "ipc/hash.h"
 #include "kernels/kernels.h"
 #include "tests/support/rand.h"
 #include "tests/support/run.h"
@@ -55,8 +56,13 @@ static uint8_t *gathered(const struct crn_kv_spec *spec, int with_index,
     heads_of(heads, with_index);
     ck_assert_int_eq(crn_layout_kv(spec, parts, &bytes), 0);
     uint8_t *out = block(bytes);
-    struct crn_gather_kv g = {.src_dtype = CAIRN_F32, .dst = *spec, .heads = heads, .out = out};
+    struct crn_gather_kv g = {.src_dtype = CAIRN_F32,
+                              .dst = *spec,
+                              .heads = heads,
+                              .out = out,
+                              .sum = crn_hash64_begin()};
     ck_assert_int_eq(crn_gather_kv(&g), 0);
+    ck_assert_uint_eq(crn_hash64_end(g.sum), crn_hash64(out, bytes));
     for (int i = 0; i < 64; i++)
         ck_assert_uint_eq(out[bytes + (unsigned)i], 0xa5);
     return out;
