@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 struct crn_pool;
+struct crn_exec_memory;
 
 /* Where a kernel runs. cpu: threads of the pool (NULL = the calling thread alone). cuda: a stream and one workspace. */
 struct crn_exec {
@@ -24,6 +25,7 @@ struct crn_exec {
     void *stream;
     void *workspace;
     size_t workspace_bytes;
+    const struct crn_exec_memory *memory; /* kernels/memory.h; NULL: the host's own */
 };
 
 /* Storage of a weight matrix beyond cairn_dtype: GGUF block types, multiplied as they are. */

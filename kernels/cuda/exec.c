@@ -3,6 +3,7 @@
 #include "kernels/cuda/exec.h"
 
 #include "kernels/cuda/internal.h"
+#include "kernels/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -53,6 +54,8 @@ static int open_parts(struct crn_cuda_exec *x, size_t bytes)
     return status != 0 ? status : crn_cuda_status((int)cudaStreamSynchronize(x->stream), "cudaStreamSynchronize");
 }
 
+static const struct crn_exec_memory memory;
+
 int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_exec)
 {
     if (workspace_bytes < CRN_CUDA_WORKSPACE_MIN)
@@ -70,6 +73,7 @@ int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_
         crn_cuda_exec_close(&exec);
         return status;
     }
+    exec.memory = &memory;
     exec.workspace = (char *)x->allocation + blas_bytes(workspace_bytes) + FLAG_BYTES;
     exec.workspace_bytes = workspace_bytes - blas_bytes(workspace_bytes) - FLAG_BYTES;
     *out_exec = exec;
@@ -141,3 +145,27 @@ int crn_cuda_download(const struct crn_exec *exec, void *host, const void *devic
 {
     return move(exec, host, device, bytes, cudaMemcpyDeviceToHost);
 }
+
+/* ---- kernels/memory.h ---- */
+
+static int memory_move(const struct crn_exec *e, void *dst, const void *src, size_t bytes, enum crn_move way)
+{
+    static const enum cudaMemcpyKind kinds[] = { [CRN_MOVE_IN] = cudaMemcpyHostToDevice, [CRN_MOVE_OUT] = cudaMemcpyDeviceToHost,
+                                                 [CRN_MOVE_WITHIN] = cudaMemcpyDeviceToDevice };
+    return move(e, dst, src, bytes, kinds[way]);
+}
+
+static int memory_zero(const struct crn_exec *e, void *at, size_t bytes)
+{
+    struct crn_cuda_exec *x;
+    int status = crn_cuda_enter(e, &x);
+    if (status != 0 || bytes == 0)
+        return status;
+    return crn_cuda_status((int)cudaMemsetAsync(at, 0, bytes, x->stream), "cudaMemsetAsync");
+}
+
+static const struct crn_exec_memory memory = { .alloc = crn_cuda_alloc,
+                                               .free = crn_cuda_free,
+                                               .move = memory_move,
+                                               .zero = memory_zero,
+                                               .sync = crn_cuda_exec_sync };

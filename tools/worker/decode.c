@@ -2,6 +2,8 @@
  * batch; the others go on. */
 #include "tools/worker/decode.h"
 
+#include "kernels/memory.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +19,8 @@ static int init_kv(struct crn_decode *d)
     int status = 0;
     for (uint32_t l = 0; l < s->n_layers; l++)
         for (uint32_t i = 0; i < d->n && status == 0; i++)
-            status = crn_kv_init(kv_at(d, l, i), d->engine->kv_dtype, s->n_kv_heads, s->head_dim,
-                                 d->questions[i].n + 32);
+            status = crn_kv_init_in(kv_at(d, l, i), &d->engine->exec, d->engine->kv_dtype,
+                                    s->n_kv_heads, s->head_dim, d->questions[i].n + 32);
     return status;
 }
 
@@ -46,6 +48,7 @@ int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_ques
 {
     const struct crn_model_shape *s = &e->weights->shape;
     uint32_t rows = 0;
+    void *rows_there = NULL;
     for (uint32_t i = 0; i < n; i++) {
         if (questions[i].n == 0 || questions[i].n > CAIRN_MAX_TOKENS - rows)
             return CAIRN_E_ARG;
@@ -55,11 +58,12 @@ int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_ques
     d->segments = calloc(n, sizeof *d->segments);
     d->kv = calloc((size_t)s->n_layers * n, sizeof *d->kv);
     d->next_pos = calloc(n, sizeof *d->next_pos);
-    d->rows = malloc((size_t)n * s->hidden * sizeof *d->rows);
     d->logits = malloc((size_t)n * s->vocab * sizeof *d->logits);
     d->scratch = malloc((size_t)s->vocab * sizeof *d->scratch);
-    int status =
-        d->segments && d->kv && d->next_pos && d->rows && d->logits && d->scratch ? 0 : -ENOMEM;
+    int status = d->segments && d->kv && d->next_pos && d->logits && d->scratch ? 0 : -ENOMEM;
+    if (status == 0)
+        status = crn_memory_alloc(&e->exec, (size_t)n * s->hidden * sizeof *d->rows, &rows_there);
+    d->rows = rows_there;
     if (status == 0)
         status = init_kv(d);
     if (status == 0)
@@ -79,7 +83,8 @@ void crn_decode_end(struct crn_decode *d)
     free(d->kv);
     free(d->segments);
     free(d->next_pos);
-    free(d->rows);
+    if (d->engine != NULL)
+        crn_memory_free(&d->engine->exec, d->rows);
     free(d->logits);
     free(d->scratch);
     crn_pass_end(&d->pass);
@@ -105,10 +110,12 @@ int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span
 int crn_decode_logits(struct crn_decode *d)
 {
     size_t hidden = d->engine->weights->shape.hidden;
-    for (uint32_t i = 0; i < d->n; i++)
-        memcpy(d->rows + i * hidden, d->pass.h + (size_t)(d->segments[i].end - 1) * hidden,
-               hidden * sizeof *d->rows);
-    return crn_engine_logits(d->engine, d->rows, d->n, d->logits);
+    int status = 0;
+    for (uint32_t i = 0; i < d->n && status == 0; i++)
+        status = crn_memory_copy(&d->engine->exec, d->rows + i * hidden,
+                                 d->pass.h + (size_t)(d->segments[i].end - 1) * hidden,
+                                 hidden * sizeof *d->rows);
+    return status != 0 ? status : crn_engine_logits(d->engine, d->rows, d->n, d->logits);
 }
 
 /* Takes the next token of every active question from the logits, in order; returns how many go on.
@@ -196,7 +203,7 @@ static int score_one(struct crn_decode *d, uint32_t i)
         uint32_t best;
         int status = crn_engine_logits(d->engine, h, 1, d->logits);
         if (status == 0)
-            status = d->engine->ops->argmax(&d->engine->exec, d->logits, s->vocab, &best);
+            status = d->engine->host_ops->argmax(&d->engine->host_exec, d->logits, s->vocab, &best);
         if (status != 0)
             return status;
         q->exact &= best == (uint32_t)q->tokens[at];

@@ -7,6 +7,8 @@
  * is. */
 #include "tools/worker/engine.h"
 
+#include "kernels/memory.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -16,18 +18,50 @@
 #define FEW_ROWS 8u   /* tokens up to which stored weights are multiplied as they are */
 #define MAX_RANK 256u /* of all adapters together, for that */
 
+static int set_frequencies(struct crn_engine *e)
+{
+    uint32_t half = e->weights->shape.head_dim / 2;
+    float *inv_freq = malloc(half * sizeof *inv_freq);
+    void *there = NULL;
+    if (inv_freq == NULL)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < half; i++)
+        inv_freq[i] = 1.0f / powf(e->weights->shape.rope_theta, (float)(2 * i) / (float)(2 * half));
+    int status = crn_memory_alloc(&e->exec, half * sizeof *inv_freq, &there);
+    e->inv_freq = there;
+    if (status == 0)
+        status = crn_memory_put(&e->exec, e->inv_freq, inv_freq, half * sizeof *inv_freq);
+    free(inv_freq);
+    return status;
+}
+
+/* Numbers that are multiplied on a device go there once, all of them. */
+static int set_weights(struct crn_engine *e, const struct crn_weights *weights)
+{
+    char why[64];
+    e->weights = weights;
+    if (!crn_memory_apart(&e->exec)) {
+        e->host_ops = e->ops;
+        e->host_exec = e->exec;
+        return crn_stored_build(weights, &e->stored);
+    }
+    e->host_ops = crn_kernels_cpu.probe(why, sizeof why) ? &crn_kernels_cpu : &crn_kernels_ref;
+    e->stored.layers = calloc(weights->shape.n_layers, sizeof *e->stored.layers);
+    int status =
+        e->stored.layers != NULL ? crn_weights_move(weights, &e->exec, &e->moved) : -ENOMEM;
+    if (status == 0)
+        e->weights = e->moved;
+    return status;
+}
+
 int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
                     const struct crn_kernel_ops *ops, const struct crn_exec *exec,
                     uint32_t kv_dtype)
 {
-    uint32_t dh = weights->shape.head_dim;
-    *e = (struct crn_engine){.weights = weights, .ops = ops, .exec = *exec, .kv_dtype = kv_dtype};
-    e->inv_freq = malloc(dh / 2 * sizeof *e->inv_freq);
-    if (e->inv_freq == NULL)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < dh / 2; i++)
-        e->inv_freq[i] = 1.0f / powf(weights->shape.rope_theta, (float)(2 * i) / (float)dh);
-    int status = crn_stored_build(weights, &e->stored);
+    *e = (struct crn_engine){.ops = ops, .exec = *exec, .kv_dtype = kv_dtype};
+    int status = set_weights(e, weights);
+    if (status == 0)
+        status = set_frequencies(e);
     if (status != 0)
         crn_engine_free(e);
     return status;
@@ -36,14 +70,63 @@ int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
 void crn_engine_free(struct crn_engine *e)
 {
     crn_stored_free(&e->stored);
-    free(e->inv_freq);
-    free(e->scratch);
+    crn_weights_unmove(e->moved, &e->exec);
+    crn_memory_free(&e->exec, e->inv_freq);
+    crn_memory_free(&e->exec, e->scratch);
+    crn_memory_free(&e->exec, e->results.at);
+    crn_memory_free(&e->exec, e->lists.at);
+    free(e->pos);
     free(e->spans);
     *e = (struct crn_engine){0};
 }
 
+static int there_for(struct crn_engine *e, struct crn_there *t, size_t bytes)
+{
+    void *grown;
+    if (bytes <= t->bytes)
+        return 0;
+    int status = crn_memory_alloc(&e->exec, 2 * bytes, &grown);
+    if (status != 0)
+        return status;
+    crn_memory_free(&e->exec, t->at);
+    *t = (struct crn_there){grown, 2 * bytes};
+    return 0;
+}
+
+/* The call's positions where kernels read them; the same ones travel once, not with every layer. */
+static int place_positions(struct crn_engine *e, const int32_t *pos, uint32_t n,
+                           const int32_t **out_pos)
+{
+    if (!crn_memory_apart(&e->exec)) {
+        *out_pos = pos;
+        return 0;
+    }
+    if (n == e->n_pos && memcmp(pos, e->pos, n * sizeof *pos) == 0) {
+        *out_pos = e->lists.at;
+        return 0;
+    }
+    e->n_pos = 0;
+    if (n > e->pos_capacity) {
+        int32_t *grown = realloc(e->pos, n * sizeof *pos);
+        if (grown == NULL)
+            return -ENOMEM;
+        e->pos = grown;
+        e->pos_capacity = n;
+    }
+    memcpy(e->pos, pos, n * sizeof *pos);
+    int status = there_for(e, &e->lists, n * sizeof *pos);
+    if (status == 0)
+        status = crn_memory_put(&e->exec, e->lists.at, pos, n * sizeof *pos);
+    if (status != 0)
+        return status;
+    e->n_pos = n;
+    *out_pos = e->lists.at;
+    return 0;
+}
+
 struct scratch {
     float *x, *q, *k, *v, *att, *gate, *up;
+    const int32_t *pos; /* of the call, there */
 };
 
 static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
@@ -53,10 +136,11 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
     size_t block = n < MLP_ROWS ? n : MLP_ROWS;
     size_t need = n * (s->hidden + 2 * q + 2 * kv) + 2 * block * s->ffn + 7 * 16;
     if (need > e->scratch_floats) {
-        float *grown = aligned_alloc(64, (need * sizeof *grown + 63) / 64 * 64);
-        if (grown == NULL)
-            return -ENOMEM;
-        free(e->scratch);
+        void *grown;
+        int status = crn_memory_alloc(&e->exec, need * sizeof *e->scratch, &grown);
+        if (status != 0)
+            return status;
+        crn_memory_free(&e->exec, e->scratch);
         e->scratch = grown;
         e->scratch_floats = need;
     }
@@ -121,11 +205,15 @@ static int keys_and_values(struct crn_engine *e, const struct crn_layer_call *ca
     if (status == 0)
         status = project(e, s->x, n, &w->wv, &f->wv, 0.0f, s->v);
     if (status == 0)
-        status = e->ops->rope(&e->exec, &rope, call->pos, n, shape->n_kv_heads, s->k);
+        status = e->ops->rope(&e->exec, &rope, s->pos, n, shape->n_kv_heads, s->k);
     for (uint32_t i = 0; i < call->n_segments && status == 0; i++) {
         const struct crn_segment *g = &call->segments[i];
-        status = crn_kv_append(g->kv, e->ops, &e->exec, s->k + g->begin * row,
-                               s->v + g->begin * row, call->pos + g->begin, g->end - g->begin);
+        struct crn_kv_rows rows = {.k = s->k + g->begin * row,
+                                   .v = s->v + g->begin * row,
+                                   .pos = call->pos + g->begin,
+                                   .pos_there = s->pos + g->begin,
+                                   .n = g->end - g->begin};
+        status = crn_kv_append_rows(g->kv, e->ops, &e->exec, &rows);
     }
     return status;
 }
@@ -138,13 +226,13 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
     struct crn_rope rope = {e->inv_freq, shape->head_dim};
     int status = project(e, s->x, call->n, &w->wq, &f->wq, 0.0f, s->q);
     if (status == 0)
-        status = e->ops->rope(&e->exec, &rope, call->pos, call->n, shape->n_heads, s->q);
+        status = e->ops->rope(&e->exec, &rope, s->pos, call->n, shape->n_heads, s->q);
     if (status == 0)
         status = list_spans(e, call);
     if (status != 0)
         return status;
     struct crn_attention a = {.q = s->q,
-                              .q_pos = call->pos,
+                              .q_pos = s->pos,
                               .n_q = call->n,
                               .n_heads = shape->n_heads,
                               .n_kv_heads = shape->n_kv_heads,
@@ -154,6 +242,25 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
                               .n_spans = call->n_spans + call->n_segments};
     status = e->ops->attention(&e->exec, &a, s->att);
     return status != 0 ? status : project(e, s->att, call->n, &w->wo, &f->wo, 1.0f, call->h);
+}
+
+/* Scores by way of device memory: weights of the queries over, one number per key back. */
+static int score_there(struct crn_engine *e, struct crn_scores *request, float *out)
+{
+    const struct crn_span *target = &request->attention.spans[request->target];
+    size_t weights = request->q_weight != NULL ? request->attention.n_q : 0, keys = 0;
+    uint32_t lists = request->reduce == CRN_REDUCE_MEAN_ALL ? 1 : request->attention.n_kv_heads;
+    for (uint32_t h = 0; h < lists; h++)
+        keys += target->heads[h].n;
+    int status = there_for(e, &e->results, (weights + keys) * sizeof(float));
+    float *there = e->results.at;
+    if (status == 0 && weights > 0) {
+        status = crn_memory_put(&e->exec, there + keys, request->q_weight, weights * sizeof(float));
+        request->q_weight = there + keys;
+    }
+    if (status == 0)
+        status = e->ops->scores(&e->exec, request, there);
+    return status != 0 ? status : crn_memory_get(&e->exec, out, there, keys * sizeof(float));
 }
 
 /* Queries are a slice of the batch: their rows move to the front, and spans are cut to them. */
@@ -174,7 +281,7 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
     }
     struct crn_scores request = {
         .attention = {.q = s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
-                      .q_pos = call->pos + sc->q_begin,
+                      .q_pos = s->pos + sc->q_begin,
                       .n_q = sc->q_end - sc->q_begin,
                       .n_heads = shape->n_heads,
                       .n_kv_heads = shape->n_kv_heads,
@@ -186,7 +293,8 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
         .reduce = sc->reduce,
         .q_weight = sc->q_weight,
     };
-    int status = e->ops->scores(&e->exec, &request, sc->out);
+    int status = crn_memory_apart(&e->exec) ? score_there(e, &request, sc->out)
+                                            : e->ops->scores(&e->exec, &request, sc->out);
     free(spans);
     return status;
 }
@@ -222,6 +330,8 @@ int crn_engine_layer(struct crn_engine *e, const struct crn_layer_call *call)
         return 0;
     int status = scratch_for(e, call->n, &s);
     if (status == 0)
+        status = place_positions(e, call->pos, call->n, &s.pos);
+    if (status == 0)
         status = keys_and_values(e, call, &s);
     if (status != 0 || call->kv_only)
         return status;
@@ -231,28 +341,47 @@ int crn_engine_layer(struct crn_engine *e, const struct crn_layer_call *call)
     return status != 0 ? status : mlp(e, call, &s);
 }
 
-int crn_engine_embed(const struct crn_engine *e, const int32_t *tokens, uint32_t n, float *out_h)
+int crn_engine_rows(struct crn_engine *e, const float *rows, uint32_t n_rows, const uint32_t *index,
+                    uint32_t n, float *out_rows)
+{
+    const uint32_t *at = index;
+    if (crn_memory_apart(&e->exec)) {
+        int status = there_for(e, &e->results, n * sizeof *index);
+        if (status == 0)
+            status = crn_memory_put(&e->exec, e->results.at, index, n * sizeof *index);
+        if (status != 0)
+            return status;
+        at = e->results.at;
+    }
+    return e->ops->gather(&e->exec, rows, n_rows, e->weights->shape.hidden * sizeof *rows, at, n,
+                          out_rows);
+}
+
+int crn_engine_embed(struct crn_engine *e, const int32_t *tokens, uint32_t n, float *out_h)
 {
     const struct crn_model_shape *shape = &e->weights->shape;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= shape->vocab)
             return CAIRN_E_ARG;
-        memcpy(out_h + (size_t)i * shape->hidden,
-               e->weights->token_embd + (size_t)tokens[i] * shape->hidden,
-               shape->hidden * sizeof *out_h);
-    }
-    return 0;
+    return crn_engine_rows(e, e->weights->token_embd, shape->vocab, (const uint32_t *)tokens, n,
+                           out_h);
 }
 
 int crn_engine_logits(struct crn_engine *e, const float *h, uint32_t n, float *out_logits)
 {
     const struct crn_model_shape *shape = &e->weights->shape;
+    const size_t bytes = (size_t)n * shape->vocab * sizeof *out_logits;
+    const int apart = crn_memory_apart(&e->exec);
     struct scratch s;
     int status = scratch_for(e, n, &s);
+    if (status == 0 && apart)
+        status = there_for(e, &e->results, bytes);
+    if (status != 0)
+        return status;
+    float *logits = apart ? e->results.at : out_logits;
+    status = e->ops->rmsnorm(&e->exec, h, e->weights->output_norm, n, shape->hidden,
+                             shape->norm_eps, s.x);
     if (status == 0)
-        status = e->ops->rmsnorm(&e->exec, h, e->weights->output_norm, n, shape->hidden,
-                                 shape->norm_eps, s.x);
-    return status != 0
-               ? status
-               : project(e, s.x, n, &e->weights->output, &e->stored.output, 0.0f, out_logits);
+        status = project(e, s.x, n, &e->weights->output, &e->stored.output, 0.0f, logits);
+    return status != 0 || !apart ? status : crn_memory_get(&e->exec, out_logits, logits, bytes);
 }

@@ -16,16 +16,30 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One per thread of control: owns scratch memory. weights and exec are borrowed. */
+/* Memory that grows and is never moved while it is used. */
+struct crn_there {
+    void *at;
+    size_t bytes;
+};
+
+/* One per thread of control: owns scratch memory. weights and exec are borrowed.
+ * "There" is the exec's memory (kernels/memory.h): a device's, or the host's own. Rows of the residual stream, K and V are
+ * there; tokens, positions, scores and logits are on the host. */
 struct crn_engine {
-    const struct crn_weights *weights;
+    const struct crn_weights *weights; /* numbers there */
+    struct crn_weights *moved;         /* the same, owned, when there is not here */
     const struct crn_kernel_ops *ops;
     struct crn_exec exec;
+    const struct crn_kernel_ops *host_ops; /* for numbers on the host: choosing rows and tokens */
+    struct crn_exec host_exec;
     struct crn_stored stored; /* weights for few tokens */
     uint32_t kv_dtype;        /* of private K and V: f32, f16 or bf16 */
-    float *inv_freq;          /* [head_dim / 2] */
-    float *scratch;           /* see engine.c */
+    float *inv_freq;          /* there [head_dim / 2] */
+    float *scratch;           /* there, see engine.c */
     size_t scratch_floats;
+    struct crn_there results, lists; /* only when there is not here: what goes back, what came over */
+    int32_t *pos;             /* positions that are there now, in lists */
+    uint32_t n_pos, pos_capacity;
     struct crn_span *spans; /* [spans_capacity], list handed to attention */
     size_t spans_capacity;
 };
@@ -49,14 +63,14 @@ struct crn_score_call {
     uint32_t q_begin, q_end;
     uint32_t span;
     uint32_t reduce;
-    const float *q_weight; /* [q_end - q_begin] or NULL */
+    const float *q_weight; /* [q_end - q_begin] or NULL; on the host, as is out */
     float *out;            /* [n] or [G][n], n = keys of that span after this call's append */
 };
 
 struct crn_layer_call {
     uint32_t layer;
-    float *h;           /* [n][hidden], residual stream: in and out */
-    const int32_t *pos; /* [n] */
+    float *h;           /* there [n][hidden], residual stream: in and out */
+    const int32_t *pos; /* [n], on the host */
     uint32_t n;
     const struct crn_span *spans; /* keys before this batch */
     uint32_t n_spans;
@@ -70,10 +84,14 @@ struct crn_layer_call {
 /* fails   -ENOMEM, CAIRN_E_ARG, codes of the kernels */
 int crn_engine_layer(struct crn_engine *e, const struct crn_layer_call *call);
 
-/* Rows of the embedding table. fails CAIRN_E_ARG when a token is outside the vocabulary. */
-int crn_engine_embed(const struct crn_engine *e, const int32_t *tokens, uint32_t n, float *out_h);
+/* Rows of the embedding table, there. fails CAIRN_E_ARG when a token is outside the vocabulary. */
+int crn_engine_embed(struct crn_engine *e, const int32_t *tokens, uint32_t n, float *out_h);
 
-/* Final norm and output matrix for n rows: out_logits [n][vocab]. */
+/* Rows index [n] (on the host) of rows [n_rows] of the residual stream, there. */
+int crn_engine_rows(struct crn_engine *e, const float *rows, uint32_t n_rows, const uint32_t *index,
+                    uint32_t n, float *out_rows);
+
+/* Final norm and output matrix for n rows: out_logits [n][vocab], on the host. */
 int crn_engine_logits(struct crn_engine *e, const float *h, uint32_t n, float *out_logits);
 
 #endif

@@ -3,6 +3,8 @@
  * meaning. */
 #include "tools/worker/kv.h"
 
+#include "kernels/memory.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,39 +19,61 @@ static void point_heads(struct crn_kv *kv)
         head->v = (const char *)kv->v + h * kv->capacity * row;
         head->k_scale = kv->k_scale != NULL ? kv->k_scale + h * blocks * kv->head_dim : NULL;
         head->v_scale = kv->v_scale != NULL ? kv->v_scale + (size_t)h * kv->capacity : NULL;
-        head->pos = kv->pos;
+        head->pos = kv->pos_there;
         head->n = kv->n;
     }
 }
 
-/* A head-major copy of rows into memory of another capacity. */
-static void *regrow(const struct crn_kv *kv, const void *old, uint32_t capacity)
+/* A head-major copy of rows into memory of another capacity; NULL when there is none. */
+static void *regrow(const struct crn_kv *kv, const void *old, uint32_t capacity, int *status)
 {
     size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype);
-    size_t bytes = (kv->n_heads * (size_t)capacity * row + 63) / 64 * 64;
-    char *memory = aligned_alloc(64, bytes > 0 ? bytes : 64);
-    if (memory == NULL)
-        return NULL;
-    for (uint32_t h = 0; h < kv->n_heads && kv->n > 0; h++)
-        memcpy(memory + h * (size_t)capacity * row,
-               (const char *)old + h * (size_t)kv->capacity * row, kv->n * row);
+    void *memory = NULL;
+    if (*status == 0)
+        *status = crn_memory_alloc(&kv->exec, kv->n_heads * (size_t)capacity * row, &memory);
+    for (uint32_t h = 0; h < kv->n_heads && kv->n > 0 && *status == 0; h++)
+        *status = crn_memory_copy(&kv->exec, (char *)memory + h * (size_t)capacity * row,
+                                  (const char *)old + h * (size_t)kv->capacity * row, kv->n * row);
+    return memory;
+}
+
+/* Positions for kernels, when they cannot read the host's. */
+static int32_t *regrow_pos(const struct crn_kv *kv, uint32_t capacity, int *status)
+{
+    void *memory = NULL;
+    if (*status == 0)
+        *status = crn_memory_alloc(&kv->exec, capacity * sizeof(int32_t), &memory);
+    if (*status == 0)
+        *status = crn_memory_copy(&kv->exec, memory, kv->pos_there, kv->n * sizeof(int32_t));
     return memory;
 }
 
 static int set_capacity(struct crn_kv *kv, uint32_t capacity)
 {
-    void *k = regrow(kv, kv->k, capacity);
-    void *v = regrow(kv, kv->v, capacity);
+    const int apart = crn_memory_apart(&kv->exec);
+    int status = 0;
+    void *k = regrow(kv, kv->k, capacity, &status);
+    void *v = regrow(kv, kv->v, capacity, &status);
+    int32_t *there = apart ? regrow_pos(kv, capacity, &status) : NULL;
     int32_t *pos = realloc(kv->pos, (capacity > 0 ? capacity : 1) * sizeof *pos);
     if (pos != NULL)
         kv->pos = pos;
-    if (k == NULL || v == NULL || pos == NULL) {
-        free(k);
-        free(v);
-        return -ENOMEM;
+    if (pos == NULL && status == 0)
+        status = -ENOMEM;
+    if (!apart)
+        kv->pos_there = kv->pos;
+    if (status != 0) {
+        crn_memory_free(&kv->exec, k);
+        crn_memory_free(&kv->exec, v);
+        crn_memory_free(&kv->exec, there);
+        return status;
     }
-    free(kv->k);
-    free(kv->v);
+    crn_memory_free(&kv->exec, kv->k);
+    crn_memory_free(&kv->exec, kv->v);
+    if (apart) {
+        crn_memory_free(&kv->exec, kv->pos_there);
+        kv->pos_there = there;
+    }
     kv->k = k;
     kv->v = v;
     kv->capacity = capacity;
@@ -57,13 +81,14 @@ static int set_capacity(struct crn_kv *kv, uint32_t capacity)
     return 0;
 }
 
-int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t head_dim,
-                uint32_t capacity)
+int crn_kv_init_in(struct crn_kv *kv, const struct crn_exec *exec, uint32_t dtype, uint32_t n_heads,
+                   uint32_t head_dim, uint32_t capacity)
 {
     if (n_heads == 0 || head_dim == 0 ||
         (dtype != CAIRN_F32 && dtype != CAIRN_F16 && dtype != CAIRN_BF16))
         return CAIRN_E_ARG;
-    *kv = (struct crn_kv){.dtype = dtype, .n_heads = n_heads, .head_dim = head_dim};
+    *kv = (struct crn_kv){
+        .exec = *exec, .dtype = dtype, .n_heads = n_heads, .head_dim = head_dim};
     kv->heads = calloc(n_heads, sizeof *kv->heads);
     if (kv->heads == NULL)
         return -ENOMEM;
@@ -73,13 +98,21 @@ int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t he
     return status;
 }
 
+int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t head_dim,
+                uint32_t capacity)
+{
+    return crn_kv_init_in(kv, &(struct crn_exec){0}, dtype, n_heads, head_dim, capacity);
+}
+
 void crn_kv_free(struct crn_kv *kv)
 {
-    free(kv->k);
-    free(kv->v);
+    crn_memory_free(&kv->exec, kv->k);
+    crn_memory_free(&kv->exec, kv->v);
+    crn_memory_free(&kv->exec, kv->k_scale);
+    crn_memory_free(&kv->exec, kv->v_scale);
+    if (kv->pos_there != kv->pos)
+        crn_memory_free(&kv->exec, kv->pos_there);
     free(kv->pos);
-    free(kv->k_scale);
-    free(kv->v_scale);
     free(kv->heads);
     *kv = (struct crn_kv){0};
 }
@@ -97,26 +130,38 @@ int crn_kv_reserve(struct crn_kv *kv, uint32_t n)
     return set_capacity(kv, capacity);
 }
 
-int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec,
-                  const float *k, const float *v, const int32_t *pos, uint32_t n)
+int crn_kv_append_rows(struct crn_kv *kv, const struct crn_kernel_ops *ops,
+                       const struct crn_exec *exec, const struct crn_kv_rows *rows)
 {
     if (kv->dtype == CAIRN_I8)
         return CAIRN_E_STATE;
-    int status = crn_kv_reserve(kv, n);
+    int status = crn_kv_reserve(kv, rows->n);
     if (status != 0)
         return status;
     size_t skip = (size_t)kv->n * kv->head_dim * cairn_dtype_bytes(kv->dtype);
-    status = ops->split_heads(exec, k, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity,
-                              (char *)kv->k + skip);
+    status = ops->split_heads(exec, rows->k, rows->n, kv->n_heads, kv->head_dim, kv->dtype,
+                              kv->capacity, (char *)kv->k + skip);
     if (status == 0)
-        status = ops->split_heads(exec, v, n, kv->n_heads, kv->head_dim, kv->dtype, kv->capacity,
-                                  (char *)kv->v + skip);
+        status = ops->split_heads(exec, rows->v, rows->n, kv->n_heads, kv->head_dim, kv->dtype,
+                                  kv->capacity, (char *)kv->v + skip);
+    if (status == 0 && kv->pos_there != kv->pos)
+        status = crn_memory_copy(&kv->exec, kv->pos_there + kv->n, rows->pos_there,
+                                 rows->n * sizeof *rows->pos_there);
     if (status != 0)
         return status;
-    memcpy(kv->pos + kv->n, pos, n * sizeof *pos);
-    kv->n += n;
+    memcpy(kv->pos + kv->n, rows->pos, rows->n * sizeof *rows->pos);
+    kv->n += rows->n;
     point_heads(kv);
     return 0;
+}
+
+int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec,
+                  const float *k, const float *v, const int32_t *pos, uint32_t n)
+{
+    if (crn_memory_apart(&kv->exec))
+        return CAIRN_E_ARG;
+    struct crn_kv_rows rows = {.k = k, .v = v, .pos = pos, .pos_there = pos, .n = n};
+    return crn_kv_append_rows(kv, ops, exec, &rows);
 }
 
 void crn_kv_truncate(struct crn_kv *kv, uint32_t n)
@@ -144,34 +189,49 @@ static int quantise_head(const struct crn_kv *from, struct crn_kv *to, uint32_t 
     return status;
 }
 
+/* Room for the int8 form; what was taken stays in `to` on failure. */
+static int quantised_room(struct crn_kv *to, size_t n, void **out_rows)
+{
+    size_t dh = to->head_dim, heads = to->n_heads;
+    void *parts[5] = {NULL};
+    size_t bytes[] = {heads * n * dh, heads * n * dh, heads * ((n + 63) / 64) * dh * 2,
+                      heads * n * 2, n * dh * sizeof(float)};
+    int status = 0;
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes && status == 0; i++)
+        status = crn_memory_alloc(&to->exec, bytes[i], &parts[i]);
+    to->k = parts[0];
+    to->v = parts[1];
+    to->k_scale = parts[2];
+    to->v_scale = parts[3];
+    *out_rows = parts[4];
+    return status;
+}
+
 int crn_kv_quantise(struct crn_kv *kv, const struct crn_kernel_ops *ops,
                     const struct crn_exec *exec)
 {
     if (kv->dtype == CAIRN_I8 || kv->n == 0)
         return 0;
-    size_t n = kv->n, dh = kv->head_dim, heads = kv->n_heads;
-    struct crn_kv to = {
-        .dtype = CAIRN_I8, .n_heads = kv->n_heads, .head_dim = kv->head_dim, .n = kv->n};
-    to.capacity = kv->n;
-    to.k = malloc(heads * n * dh);
-    to.v = malloc(heads * n * dh);
-    to.k_scale = malloc(heads * ((n + 63) / 64) * dh * sizeof *to.k_scale);
-    to.v_scale = malloc(heads * n * sizeof *to.v_scale);
-    float *rows = malloc(n * dh * sizeof *rows);
-    int status = to.k && to.v && to.k_scale && to.v_scale && rows ? 0 : -ENOMEM;
+    struct crn_kv to = {.exec = kv->exec,
+                        .dtype = CAIRN_I8,
+                        .n_heads = kv->n_heads,
+                        .head_dim = kv->head_dim,
+                        .n = kv->n,
+                        .capacity = kv->n};
+    void *rows = NULL;
+    int status = quantised_room(&to, kv->n, &rows);
     for (uint32_t h = 0; h < kv->n_heads && status == 0; h++)
         status = quantise_head(kv, &to, h, ops, exec, rows);
-    free(rows);
-    to.pos = kv->pos;
-    to.heads = kv->heads;
+    crn_memory_free(&kv->exec, rows);
     if (status != 0) {
-        to.pos = NULL;
-        to.heads = NULL;
         crn_kv_free(&to);
         return status;
     }
-    free(kv->k);
-    free(kv->v);
+    to.pos = kv->pos;
+    to.pos_there = kv->pos_there;
+    to.heads = kv->heads;
+    crn_memory_free(&kv->exec, kv->k);
+    crn_memory_free(&kv->exec, kv->v);
     *kv = to;
     point_heads(kv);
     return 0;

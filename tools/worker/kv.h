@@ -10,10 +10,12 @@
 #include <stdint.h>
 
 struct crn_kv {
+    struct crn_exec exec;        /* whose memory holds everything but pos and heads */
     uint32_t dtype, n_heads, head_dim;
     uint32_t n, capacity;        /* rows per head */
     void *k, *v;                 /* [n_heads][capacity][head_dim] */
-    int32_t *pos;                /* [capacity], shared by all heads */
+    int32_t *pos;                /* [capacity], shared by all heads; on the host */
+    int32_t *pos_there;          /* the same for kernels: pos itself unless the memory is a device's */
     uint16_t *k_scale, *v_scale; /* int8 only, see crn_kv_quantise */
     struct crn_kv_head *heads;   /* [n_heads], kept up to date */
 };
@@ -21,13 +23,23 @@ struct crn_kv {
 /* A zeroed struct is an empty object after init. fails -ENOMEM, CAIRN_E_ARG */
 int crn_kv_init(struct crn_kv *kv, uint32_t dtype, uint32_t n_heads, uint32_t head_dim,
                 uint32_t capacity);
+/* The same in the memory of exec, which must outlive it. fails also with device codes */
+int crn_kv_init_in(struct crn_kv *kv, const struct crn_exec *exec, uint32_t dtype, uint32_t n_heads,
+                   uint32_t head_dim, uint32_t capacity);
 void crn_kv_free(struct crn_kv *kv); /* zeroed struct allowed */
 
 /* Room for n more rows; rows keep their values, pointers into the object do not. fails -ENOMEM */
 int crn_kv_reserve(struct crn_kv *kv, uint32_t n);
 
 /* Appends rows k and v, token-major float32 [n][n_heads][dh], K after RoPE. fails -ENOMEM,
- * CAIRN_E_STATE when quantised */
+ * CAIRN_E_STATE when quantised; pos is on the host in append, and in both places in append_rows */
+struct crn_kv_rows {
+    const float *k, *v;
+    const int32_t *pos, *pos_there;
+    uint32_t n;
+};
+int crn_kv_append_rows(struct crn_kv *kv, const struct crn_kernel_ops *ops,
+                       const struct crn_exec *exec, const struct crn_kv_rows *rows);
 int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const struct crn_exec *exec,
                   const float *k, const float *v, const int32_t *pos, uint32_t n);
 

@@ -29,7 +29,7 @@ int crn_pass_layer(struct crn_pass *p, uint32_t layer, const struct crn_span *sp
 int crn_pass_keys(struct crn_pass *p, uint32_t layer, struct crn_kv *kv);
 
 /* Goes on with the rows index [n], ascending, only. */
-void crn_pass_keep(struct crn_pass *p, const uint32_t *index, uint32_t n);
+int crn_pass_keep(struct crn_pass *p, const uint32_t *index, uint32_t n);
 /* Goes on with the rows whose positions are in pos [n], ascending; CAIRN_E_ARG when one is not
  * there. */
 int crn_pass_keep_positions(struct crn_pass *p, const int32_t *pos, uint32_t n);

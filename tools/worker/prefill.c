@@ -4,6 +4,7 @@
 #include "tools/worker/prefill.h"
 
 #include "ipc/log.h"
+#include "kernels/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -97,7 +98,8 @@ static int one_layer(struct run *r, uint32_t layer)
     struct crn_cache_layer *spans = &r->cache->layers[layer];
     struct crn_score_call call;
     watch_state(r, layer);
-    int status = crn_kv_init(kv, r->e->kv_dtype, s->n_kv_heads, s->head_dim, r->pass.n);
+    int status = crn_kv_init_in(kv, &r->e->exec, r->e->kv_dtype, s->n_kv_heads, s->head_dim,
+                                r->pass.n);
     if (status != 0)
         return status;
     uint32_t n_calls = score_calls(r, layer, &call);
@@ -113,11 +115,11 @@ static int one_layer(struct run *r, uint32_t layer)
     watch_layer(r, layer, n_calls == 1 && !pyramid_on(r));
     if (pyramid_on(r) && n_calls == 1) {
         uint32_t keep = crn_pyramid_keep(r->p->rule, layer, s->n_layers, r->p->n, r->pass.n);
-        uint32_t n = crn_pyramid_select(r->p->rule, r->e->ops, &r->e->exec, r->scores, r->pass.n,
-                                        r->window, keep, r->index);
-        crn_pass_keep(&r->pass, r->index, n);
+        uint32_t n = crn_pyramid_select(r->p->rule, r->e->host_ops, &r->e->host_exec, r->scores,
+                                        r->pass.n, r->window, keep, r->index);
+        status = crn_pass_keep(&r->pass, r->index, n);
     }
-    return 0;
+    return status;
 }
 
 int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_cache *cache,
@@ -131,7 +133,8 @@ int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_ca
     if (status == 0) {
         cache->n_tokens = p->start + p->n;
         if (out_h != NULL)
-            memcpy(out_h, r.pass.h + (size_t)(r.pass.n - 1) * s->hidden, s->hidden * sizeof *out_h);
+            status = crn_memory_copy(&e->exec, out_h, r.pass.h + (size_t)(r.pass.n - 1) * s->hidden,
+                                     s->hidden * sizeof *out_h);
     }
     crn_pass_end(&r.pass);
     free(r.scores);
@@ -155,7 +158,7 @@ int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_
                                       .span = 0,
                                       .reduce = CRN_REDUCE_KV_MAX,
                                       .out = out_scores};
-        status = crn_kv_init(&kv, e->kv_dtype, s->n_kv_heads, s->head_dim, n_reader);
+        status = crn_kv_init_in(&kv, &e->exec, e->kv_dtype, s->n_kv_heads, s->head_dim, n_reader);
         if (status == 0)
             status = crn_pass_layer(&pass, l, spans->spans, spans->n, &kv, &call, 1);
         crn_kv_free(&kv);

@@ -89,7 +89,7 @@ static int choose_sets(struct crn_publish *p, const struct crn_kv *kv, const flo
     for (uint32_t h = 0; h < kv->n_heads; h++) {
         crn_snap_pool(scores + (size_t)h * kv->n, kv->n, p->pooled);
         p->lists[h] = p->index + (size_t)h * p->n;
-        p->counts[h] = crn_snap_select(p->e->ops, &p->e->exec, p->pooled, kv->n, keep,
+        p->counts[h] = crn_snap_select(p->e->host_ops, &p->e->host_exec, p->pooled, kv->n, keep,
                                        p->index + (size_t)h * p->n);
         if (p->counts[h] == 0)
             return CAIRN_E_ARG;

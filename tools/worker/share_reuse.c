@@ -5,6 +5,7 @@
 #include "tools/worker/share.h"
 
 #include "ipc/log.h"
+#include "kernels/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -103,39 +104,91 @@ static int add_view(struct reuse *r, uint32_t part, uint32_t layer,
     return crn_cache_add_view(r->cache, layer, view);
 }
 
+/* The map's matrices and then its bias, where they are multiplied: u, v, bias as they are stored, or the full matrix without its
+ * last column, which is the bias. *out_owned: to be freed, may be NULL. */
+static int place_map(const struct crn_exec *exec, const struct cairn_map_view *map,
+                     const float **out_numbers, void **out_owned)
+{
+    size_t d = map->hidden, n = map->rank > 0 ? d * (2 * (size_t)map->rank + 1) : d * (d + 1);
+    float *packed = map->rank == 0 ? malloc(n * sizeof *packed) : NULL;
+    void *there = NULL;
+    if (map->rank == 0 && packed == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < d && packed != NULL; i++) {
+        memcpy(packed + i * d, map->w + i * (d + 1), d * sizeof *packed);
+        packed[d * d + i] = map->w[i * (d + 1) + d];
+    }
+    const float *numbers = packed != NULL ? packed : map->w;
+    *out_numbers = numbers;
+    *out_owned = packed;
+    if (!crn_memory_apart(exec))
+        return 0;
+    int status = crn_memory_alloc(exec, n * sizeof *numbers, &there);
+    if (status == 0)
+        status = crn_memory_put(exec, there, numbers, n * sizeof *numbers);
+    free(packed);
+    *out_numbers = there;
+    *out_owned = there;
+    return status;
+}
+
+/* h += delta + bias. On a device the bias is a product with a column of ones. */
+static int add_delta(struct reuse *r, float *delta, const float *bias)
+{
+    const struct crn_kernel_ops *ops = r->e->ops;
+    const struct crn_exec *exec = &r->e->exec;
+    size_t n = r->pass.n, d = r->e->weights->shape.hidden;
+    if (!crn_memory_apart(exec)) {
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < d; j++)
+                r->pass.h[i * d + j] += delta[i * d + j] + bias[j];
+        return 0;
+    }
+    float *ones = malloc(n * sizeof *ones + 1);
+    struct crn_matrix column = {bias, CRN_W_F32, (uint32_t)d, 1};
+    void *there = NULL;
+    int status = ones != NULL ? crn_memory_alloc(exec, n * sizeof *ones, &there) : -ENOMEM;
+    for (size_t i = 0; i < n && ones != NULL; i++)
+        ones[i] = 1.0f;
+    if (status == 0)
+        status = crn_memory_put(exec, there, ones, n * sizeof *ones);
+    if (status == 0)
+        status = ops->gemm(exec, there, n, &column, 1.0f, delta);
+    if (status == 0)
+        status = ops->add(exec, delta, n * d, r->pass.h);
+    crn_memory_free(exec, there);
+    free(ones);
+    return status;
+}
+
 /* h <- h + W [h; 1], method.md 5.1. */
 static int apply_map(struct reuse *r, const struct cairn_map_view *map)
 {
     const struct crn_kernel_ops *ops = r->e->ops;
+    const struct crn_exec *exec = &r->e->exec;
     size_t n = r->pass.n, d = map->hidden, rank = map->rank;
-    size_t inner = rank > 0 ? rank : d;
-    float *delta = malloc(n * d * sizeof *delta), *low = malloc(n * inner * sizeof *low), *w = NULL;
-    int status = delta != NULL && low != NULL ? 0 : -ENOMEM;
-    const float *bias = map->w + 2 * d * rank;
+    const float *numbers = NULL;
+    void *delta = NULL, *low = NULL, *owned = NULL;
+    int status = place_map(exec, map, &numbers, &owned);
+    if (status == 0)
+        status = crn_memory_alloc(exec, n * d * sizeof(float), &delta);
+    if (status == 0 && rank > 0)
+        status = crn_memory_alloc(exec, n * rank * sizeof(float), &low);
     if (status == 0 && rank > 0) {
-        struct crn_matrix u = {map->w, CRN_W_F32, (uint32_t)d, map->rank};
-        struct crn_matrix v = {map->w + d * rank, CRN_W_F32, map->rank, (uint32_t)d};
-        status = ops->gemm(&r->e->exec, r->pass.h, n, &v, 0.0f, low);
+        struct crn_matrix u = {numbers, CRN_W_F32, (uint32_t)d, map->rank};
+        struct crn_matrix v = {numbers + d * rank, CRN_W_F32, map->rank, (uint32_t)d};
+        status = ops->gemm(exec, r->pass.h, n, &v, 0.0f, low);
         if (status == 0)
-            status = ops->gemm(&r->e->exec, low, n, &u, 0.0f, delta);
+            status = ops->gemm(exec, low, n, &u, 0.0f, delta);
     } else if (status == 0) {
-        w = malloc((d * d + d) * sizeof *w);
-        status = w != NULL ? 0 : -ENOMEM;
-        for (size_t i = 0; i < d && status == 0; i++) {
-            memcpy(w + i * d, map->w + i * (d + 1), d * sizeof *w);
-            w[d * d + i] = map->w[i * (d + 1) + d];
-        }
-        struct crn_matrix full = {w, CRN_W_F32, (uint32_t)d, (uint32_t)d};
-        bias = w != NULL ? w + d * d : NULL;
-        if (status == 0)
-            status = ops->gemm(&r->e->exec, r->pass.h, n, &full, 0.0f, delta);
+        struct crn_matrix full = {numbers, CRN_W_F32, (uint32_t)d, (uint32_t)d};
+        status = ops->gemm(exec, r->pass.h, n, &full, 0.0f, delta);
     }
-    for (size_t i = 0; i < n && status == 0; i++)
-        for (size_t j = 0; j < d; j++)
-            r->pass.h[i * d + j] += delta[i * d + j] + bias[j];
-    free(w);
-    free(low);
-    free(delta);
+    if (status == 0)
+        status = add_delta(r, delta, numbers + (rank > 0 ? 2 * d * rank : d * d));
+    crn_memory_free(exec, owned);
+    crn_memory_free(exec, low);
+    crn_memory_free(exec, delta);
     return status;
 }
 
@@ -185,7 +238,8 @@ static int run_layer(void *ctx, uint32_t part, uint32_t layer, int last,
     struct crn_kv *kv = &r->piece[layer];
     const struct crn_cache_layer *spans = &r->cache->layers[layer];
     double start = now_s();
-    int status = crn_kv_init(kv, r->e->kv_dtype, s->n_kv_heads, s->head_dim, r->pass.n);
+    int status = crn_kv_init_in(kv, &r->e->exec, r->e->kv_dtype, s->n_kv_heads, s->head_dim,
+                                r->pass.n);
     for (uint32_t i = 0; i < part && status == 0 && !last; i++)
         status = add_view(r, i, layer, &earlier[i]);
     if (status == 0)

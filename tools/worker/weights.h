@@ -93,6 +93,12 @@ int crn_weights_load(const char *path, const struct crn_adapter_spec *adapters, 
 /* Unmaps and frees everything; NULL is allowed. */
 void crn_weights_free(struct crn_weights *w);
 
+/* crn_weights_move - the same model with its numbers in the memory of exec (kernels/memory.h); everything else is shared with w,
+ * which must outlive it. Ends with crn_weights_unmove. fails -ENOMEM, device codes */
+int crn_weights_move(const struct crn_weights *w, const struct crn_exec *exec,
+                     struct crn_weights **out_weights);
+void crn_weights_unmove(struct crn_weights *w, const struct crn_exec *exec); /* NULL is allowed */
+
 /* crn_model_shape_read - the shape alone, from metadata and the token_embd tensor. Fails like
  * crn_weights_load. */
 int crn_model_shape_read(const struct crn_gguf *g, struct crn_model_shape *out_shape);
