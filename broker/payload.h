@@ -31,6 +31,7 @@ struct crn_payload {
     uint64_t used_ns;           /* last attach that asked for it */
     uint8_t state;              /* enum crn_tier_state (tier.h) */
     uint8_t recorded;           /* a catalogue record may name its place */
+    uint8_t suspect;            /* what is at its place was written, but a sync failed since: no record may name it */
     uint16_t layer;
     uint16_t wide;
     uint8_t kind;        /* enum crn_payload_kind */

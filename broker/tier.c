@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define PAUSE_NS UINT64_C(5000000000)
 #define ROOM_WAIT_NS UINT64_C(2000000000)
 #define ROOM_BYTES (UINT64_C(8) << 20) /* made at a time, at most */
 #define WAIT_MS 100
@@ -197,7 +196,7 @@ static void spill_failed(struct crn_tier *t, struct crn_payload *p, int status)
     if (status != -EIO)
         crn_store_free(t->store, &p->place);
     p->place = (struct crn_place){0};
-    t->paused_until_ns = crn_now_ns() + PAUSE_NS;
+    t->paused_until_ns = crn_now_ns() + CRN_TIER_PAUSE_NS;
     CRN_COUNT(&p->space->stats, io_error_total);
     move_to(p, CRN_RESIDENT);
 }
@@ -269,6 +268,7 @@ static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
     if (status == 0) {
         move_to(p, CRN_RESIDENT);
         p->tier = CAIRN_TIER_HOST;
+        crn_tier_abandon_suspect(p);
         CRN_COUNT(&space->stats, restored_total);
         CRN_ADD(&space->stats, restored_bytes_total, p->bytes);
         wake_all(m, CRN_PROGRESS_READY);
@@ -505,6 +505,7 @@ void crn_tier_tick(struct crn_tier *t)
         sweep_broken(&t->spaces[i]);
         balance(&t->spaces[i], cool);
     }
+    crn_tier_drop_again(t);
     crn_tier_persist_step(t);
 }
 
@@ -562,7 +563,7 @@ static int open_catalog(struct crn_tier *t)
         at = access(path, F_OK) == 0 ? i : at;
     }
     snprintf(path, sizeof path, "%s.catalog", crn_store_path(t->store, at));
-    struct crn_catalog_config config = {.path = path, .map_bytes = t->config.catalog_map_bytes};
+    struct crn_catalog_config config = {.path = path, .map_bytes = t->config.catalog_map_bytes, .max_map_bytes = t->config.catalog_max_map_bytes};
     int status = crn_catalog_open(&config, &damaged, &t->catalog);
     for (uint32_t i = 0; i < crn_store_files(t->store) && status == 0; i++) {
         struct cairn_digest uuid = crn_store_uuid(t->store, i);
@@ -578,6 +579,7 @@ int crn_tier_open(const struct crn_tier_config *config, struct crn_space *spaces
     if (t == NULL)
         return -ENOMEM;
     t->config = *config;
+    t->turn = 1;
     t->spaces = spaces;
     t->n_spaces = n_spaces;
     int status = crn_store_open(&config->store, &t->store);
@@ -613,6 +615,7 @@ void crn_tier_close(struct crn_tier *t)
     crn_catalog_close(t->catalog);
     crn_store_close(t->store);
     free(t->limbo);
+    free(t->undropped);
     free(t);
 }
 

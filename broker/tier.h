@@ -34,7 +34,7 @@ struct crn_tier_config {
     struct crn_store_config store;
     uint32_t high_percent, low_percent; /* of a namespace's memory: above high, payloads go down until below low */
     bool write_through;                 /* every published entry gets its copy on NVMe at once */
-    uint64_t catalog_map_bytes;         /* 0: default */
+    uint64_t catalog_map_bytes, catalog_max_map_bytes; /* 0: default */
 };
 
 /* Opens files and catalogue, fills the namespaces with what survived. On failure the broker goes on without: logged.

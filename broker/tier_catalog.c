@@ -5,7 +5,8 @@
  * first when the catalogue is read.
  *
  * Away: removing an entry submits the removal of its record first; the places of its payloads go to limbo, tagged with the
- * number of the last batch submitted, and are free when that batch is done. When it failed they stay in use until the next start.
+ * number of the last batch submitted, and are free when that batch is done. A removal that failed is tried again with the next
+ * tick, and places wait for it.
  *
  * Back: at start every record is checked against the files and against the other records (no extent twice); what fails is
  * removed from the catalogue before anything new is written. Recovered entries are cold: header and hashes in memory, the rest
@@ -31,18 +32,33 @@ static uint64_t place_bytes(uint64_t payload_bytes)
 
 /* ---- away ---- */
 
-static void submit(struct crn_tier *t, struct crn_cat_batch *b, struct crn_tier_item *items)
+static bool submit(struct crn_tier *t, struct crn_cat_batch *b, uint64_t drop_id, struct crn_tier_item *items)
 {
     struct crn_tier_commit *c = malloc(sizeof *c);
     if (c == NULL || b == NULL) {
         crn_log(CRN_LOG_ERROR, "tier: %s", cairn_strerror(-ENOMEM));
         crn_cat_batch_free(b);
         free(c);
-        return;
+        return false;
     }
-    *c = (struct crn_tier_commit){++t->submitted, items};
+    *c = (struct crn_tier_commit){++t->submitted, drop_id, items};
     b->owner = c;
     crn_catalog_submit(t->catalog, b);
+    return true;
+}
+
+/* Without memory for the list the record stays, and its extents with it, until the next start. */
+static void note_undropped(struct crn_tier *t, uint64_t catalog_id)
+{
+    if (t->n_undropped == t->max_undropped) {
+        size_t max = t->max_undropped == 0 ? 64 : t->max_undropped * 2;
+        uint64_t *ids = reallocarray(t->undropped, max, sizeof *ids);
+        if (ids == NULL)
+            return;
+        t->undropped = ids;
+        t->max_undropped = max;
+    }
+    t->undropped[t->n_undropped++] = catalog_id;
 }
 
 static void drop_record(struct crn_tier *t, uint64_t catalog_id)
@@ -52,7 +68,8 @@ static void drop_record(struct crn_tier *t, uint64_t catalog_id)
         crn_cat_batch_free(b);
         b = NULL;
     }
-    submit(t, b, NULL);
+    if (!submit(t, b, catalog_id, NULL))
+        note_undropped(t, catalog_id);
 }
 
 void crn_tier_removed(struct crn_entry *e)
@@ -68,15 +85,8 @@ void crn_tier_removed(struct crn_entry *e)
     e->item = NULL;
 }
 
-void crn_tier_dropped(struct crn_payload *p)
+static void into_limbo(struct crn_tier *t, const struct crn_place *place, uint64_t seq)
 {
-    struct crn_tier *t = p->space->tier;
-    if (t == NULL || p->place.bytes == 0 || t->closing)
-        return;
-    if (!p->recorded) {
-        crn_store_free(t->store, &p->place);
-        return;
-    }
     if (t->n_limbo == t->max_limbo) {
         size_t max = t->max_limbo == 0 ? 256 : t->max_limbo * 2;
         struct crn_tier_limbo *limbo = reallocarray(t->limbo, max, sizeof *limbo);
@@ -85,23 +95,58 @@ void crn_tier_dropped(struct crn_payload *p)
         t->limbo = limbo;
         t->max_limbo = max;
     }
-    t->limbo[t->n_limbo++] = (struct crn_tier_limbo){p->place, t->submitted};
+    t->limbo[t->n_limbo++] = (struct crn_tier_limbo){*place, seq};
+}
+
+/* Its record, if there was one, is being removed, or was: the removal was submitted before the body was let go. */
+void crn_tier_dropped(struct crn_payload *p)
+{
+    struct crn_tier *t = p->space->tier;
+    if (t == NULL || p->place.bytes == 0 || t->closing)
+        return;
+    if (!p->recorded || (t->finished == t->submitted && t->n_undropped == 0))
+        crn_store_free(t->store, &p->place);
+    else
+        into_limbo(t, &p->place, t->n_undropped > 0 ? CRN_TIER_STUCK : t->submitted);
 }
 
 /* Batches finish in order: what waited for this one, or an earlier one, is decided. */
 static void leave_limbo(struct crn_tier *t, uint64_t seq, bool durable)
 {
-    size_t n = 0;
-    while (n < t->n_limbo && t->limbo[n].seq <= seq) {
-        if (durable)
-            crn_store_free(t->store, &t->limbo[n].place);
-        n++;
+    size_t kept = 0, n = t->n_limbo;
+    for (size_t i = 0; i < n; i++) {
+        struct crn_tier_limbo *l = &t->limbo[i];
+        if (l->seq <= seq && durable) {
+            crn_store_free(t->store, &l->place);
+            continue;
+        }
+        if (l->seq <= seq)
+            l->seq = CRN_TIER_STUCK;
+        t->limbo[kept++] = *l;
     }
-    if (n == 0)
+    t->n_limbo = kept;
+    if (kept < n)
+        CRN_CRASH("evict-freed");
+}
+
+/* All removals that failed, in one batch; what is stuck waits for it. */
+void crn_tier_drop_again(struct crn_tier *t)
+{
+    if (t->n_undropped == 0 || t->finished < t->submitted)
         return;
-    CRN_CRASH("evict-freed");
-    memmove(t->limbo, t->limbo + n, (t->n_limbo - n) * sizeof *t->limbo);
-    t->n_limbo -= n;
+    struct crn_cat_batch *b = crn_cat_batch_new();
+    for (size_t i = 0; i < t->n_undropped && b != NULL; i++) {
+        if (crn_cat_drop_entry(b, t->undropped[i]) != 0)
+            break; /* the rest later */
+    }
+    if (b == NULL || b->n_ops < 2 * t->n_undropped) {
+        crn_cat_batch_free(b);
+        return;
+    }
+    if (!submit(t, b, CRN_TIER_STUCK, NULL))
+        return;
+    for (size_t i = 0; i < t->n_limbo; i++)
+        t->limbo[i].seq = t->limbo[i].seq == CRN_TIER_STUCK ? t->submitted : t->limbo[i].seq;
 }
 
 /* ---- down ---- */
@@ -109,7 +154,7 @@ static void leave_limbo(struct crn_tier *t, uint64_t seq, bool durable)
 static void check_place(void *ctx, struct crn_payload *p)
 {
     bool *all = ctx;
-    bool placed = p->kind == CRN_PAYLOAD_TOKENS || (p->place.bytes > 0 && p->state != CRN_SPILLING);
+    bool placed = p->kind == CRN_PAYLOAD_TOKENS || (p->place.bytes > 0 && p->state != CRN_SPILLING && !p->suspect);
     *all = *all && placed;
 }
 
@@ -255,7 +300,42 @@ static void commit_items(struct crn_tier *t, struct crn_tier_item *items)
         return;
     }
     CRN_CRASH("commit-submit");
-    submit(t, b, items);
+    if (!submit(t, b, 0, items))
+        end_items(items, -ENOMEM);
+}
+
+/* The extent stays in use until the next start. */
+void crn_tier_abandon_suspect(struct crn_payload *p)
+{
+    if (!p->suspect)
+        return;
+    p->suspect = 0;
+    p->place = (struct crn_place){0};
+}
+
+static void suspect_one(void *ctx, struct crn_payload *p)
+{
+    (void)ctx;
+    if (p->place.bytes == 0 || p->recorded || p->state == CRN_SPILLING)
+        return;
+    p->suspect = 1;
+    if (p->state == CRN_RESIDENT)
+        crn_tier_abandon_suspect(p);
+}
+
+/* The kernel tells of a lost page once, so the next sync proves nothing about what was written before this one. */
+static void sync_failed(struct crn_tier *t)
+{
+    t->paused_until_ns = crn_now_ns() + CRN_TIER_PAUSE_NS;
+    for (uint32_t i = 0; i < t->n_spaces; i++) {
+        uint32_t slot = 0;
+        CRN_COUNT(&t->spaces[i].stats, io_error_total);
+        for (struct crn_entry *e = crn_entries_walk(&t->spaces[i].entries, 0, &slot); e != NULL;
+             e = crn_entries_walk(&t->spaces[i].entries, slot + 1, &slot)) {
+            if (e->body != NULL)
+                crn_body_each(e->body, suspect_one, NULL);
+        }
+    }
 }
 
 void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io)
@@ -270,8 +350,7 @@ void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io)
         commit_items(t, items);
         return;
     }
-    for (uint32_t i = 0; i < t->n_spaces; i++)
-        CRN_COUNT(&t->spaces[i].stats, io_error_total);
+    sync_failed(t);
     end_items(items, t->sync_status);
 }
 
@@ -301,6 +380,10 @@ void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *b)
         made_durable(t, c->items);
     else
         CRN_COUNT(&t->spaces[0].stats, io_error_total);
+    if (b->status == 0 && c->drop_id == CRN_TIER_STUCK)
+        t->n_undropped = 0;
+    if (b->status != 0 && c->drop_id != 0 && c->drop_id != CRN_TIER_STUCK)
+        note_undropped(t, c->drop_id);
     end_items(c->items, b->status);
     crn_cat_batch_free(b);
     free(c);
@@ -711,7 +794,7 @@ void crn_tier_plan_added(struct crn_space *space, struct crn_plan *plan)
         crn_cat_batch_free(b);
         return;
     }
-    submit(t, b, NULL);
+    submit(t, b, 0, NULL);
 }
 
 void crn_tier_plan_dropped(struct crn_space *space, const struct crn_plan *plan)
@@ -724,5 +807,5 @@ void crn_tier_plan_dropped(struct crn_space *space, const struct crn_plan *plan)
         crn_cat_batch_free(b);
         return;
     }
-    submit(t, b, NULL);
+    submit(t, b, 0, NULL);
 }

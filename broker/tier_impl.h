@@ -5,6 +5,9 @@
 #include "broker/catalog.h"
 #include "broker/tier.h"
 
+#define CRN_TIER_STUCK UINT64_MAX /* limbo: no batch removes its record yet */
+#define CRN_TIER_PAUSE_NS UINT64_C(5000000000) /* no demotion for so long after a storage error */
+
 /* An order of a person. Lives until everything it waits for has ended. */
 struct crn_tier_order {
     uint32_t n;
@@ -48,6 +51,7 @@ struct crn_tier_item {
 /* A batch under way; limbo places wait for its number. */
 struct crn_tier_commit {
     uint64_t seq;
+    uint64_t drop_id; /* the record it removes; 0: none */
     struct crn_tier_item *items;
 };
 
@@ -72,6 +76,8 @@ struct crn_tier {
     uint64_t submitted, finished; /* numbers of batches */
     struct crn_tier_limbo *limbo; /* [n_limbo] of [max_limbo], in order of seq */
     size_t n_limbo, max_limbo;
+    uint64_t *undropped;          /* [n_undropped] of [max_undropped]: records whose removal failed, to be tried again */
+    size_t n_undropped, max_undropped;
     uint64_t paused_until_ns; /* after a storage error: no demotion */
     uint64_t told_full_ns, cooled_ns;
     uint64_t recovered, dropped;
@@ -100,7 +106,9 @@ bool crn_tier_all_placed(const struct crn_entry *e);
 void crn_tier_persist(struct crn_tier *t, struct crn_entry *e, struct crn_tier_order *order);
 void crn_tier_persist_step(struct crn_tier *t); /* starts a sync when entries wait */
 void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io);
+void crn_tier_abandon_suspect(struct crn_payload *p); /* it is in memory: written elsewhere next time */
 void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *batch);
+void crn_tier_drop_again(struct crn_tier *t); /* removals that failed; a tick */
 void crn_tier_cool(struct crn_entry *e); /* drops the body of an entry that is wholly on NVMe and unused */
 void crn_tier_cool_all(struct crn_space *space);
 

@@ -1,0 +1,807 @@
+/* broker/tier: a payload changes its place one legal step at a time, whatever the storage does and in whatever order it answers;
+ * memory goes after the write, a record after the sync, and what cannot be read back is a miss.
+ *
+ * The tier runs here without a broker around it: a namespace, a session with a control page, and a store whose every finished
+ * piece passes a gate. The gate notes pieces, holds them until the test lets them go, one by one, and can spoil them. */
+#include "broker/tier_impl.h"
+
+#include "broker/session.h"
+#include "ipc/chan.h"
+#include "ipc/hash.h"
+#include "ipc/layout.h"
+#include "ipc/log.h"
+#include "tests/support/paths.h"
+#include "tests/support/run.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LAYERS 4u
+#define TOKENS 64u
+#define DIM 64u
+#define HIDDEN 64u
+#define GRANULE CRN_GRANULE_BYTES
+#define DEADLINE_NS UINT64_C(20000000000)
+#define MAX_EVENTS 4096
+
+/* ---- the gate ---- */
+
+struct event {
+    uint32_t op;
+    uint64_t off;
+};
+
+static struct gate {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct event seen[MAX_EVENTS]; /* finished by the kernel, in this order */
+    int n_seen;
+    struct event held[64]; /* waiting at the gate */
+    int n_held;
+    uint32_t hold;     /* bits 1 << op: stop here */
+    uint64_t let_off;  /* the one held piece that may go; UINT64_MAX: none */
+    uint32_t spoil_op; /* its result is `spoil` */
+    uint64_t spoil_off;
+    int spoil;
+} gate = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, .let_off = UINT64_MAX};
+
+#define ANY_OFF UINT64_MAX
+
+static int gate_result(void *ctx, const struct crn_spill_io *io, uint64_t off, int res)
+{
+    (void)ctx;
+    pthread_mutex_lock(&gate.lock);
+    ck_assert_int_lt(gate.n_seen, MAX_EVENTS);
+    gate.seen[gate.n_seen++] = (struct event){io->op, off};
+    if ((gate.hold & 1u << io->op) != 0) {
+        gate.held[gate.n_held++] = (struct event){io->op, off};
+        pthread_cond_broadcast(&gate.changed);
+        while ((gate.hold & 1u << io->op) != 0 && gate.let_off != off)
+            pthread_cond_wait(&gate.changed, &gate.lock);
+        if (gate.let_off == off)
+            gate.let_off = ANY_OFF;
+        int i = 0;
+        while (gate.held[i].op != io->op || gate.held[i].off != off)
+            i++;
+        gate.held[i] = gate.held[--gate.n_held];
+        pthread_cond_broadcast(&gate.changed);
+    }
+    if (gate.spoil_op == io->op && (gate.spoil_off == ANY_OFF || gate.spoil_off == off))
+        res = gate.spoil;
+    pthread_mutex_unlock(&gate.lock);
+    return res;
+}
+
+static void gate_hold(uint32_t op)
+{
+    pthread_mutex_lock(&gate.lock);
+    gate.hold |= 1u << op;
+    pthread_mutex_unlock(&gate.lock);
+}
+
+static void gate_open(void)
+{
+    pthread_mutex_lock(&gate.lock);
+    gate.hold = 0;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+}
+
+static struct timespec soon(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_sec += 20;
+    return t;
+}
+
+static void gate_await(int n_held)
+{
+    struct timespec end = soon();
+    pthread_mutex_lock(&gate.lock);
+    while (gate.n_held != n_held)
+        ck_assert_int_eq(pthread_cond_timedwait(&gate.changed, &gate.lock, &end), 0);
+    pthread_mutex_unlock(&gate.lock);
+}
+
+/* One held piece may go on. */
+static void gate_let(uint64_t off)
+{
+    struct timespec end = soon();
+    pthread_mutex_lock(&gate.lock);
+    gate.let_off = off;
+    pthread_cond_broadcast(&gate.changed);
+    while (gate.let_off != ANY_OFF)
+        ck_assert_int_eq(pthread_cond_timedwait(&gate.changed, &gate.lock, &end), 0);
+    pthread_mutex_unlock(&gate.lock);
+}
+
+static void gate_spoil(uint32_t op, uint64_t off, int result)
+{
+    pthread_mutex_lock(&gate.lock);
+    gate.spoil_op = op;
+    gate.spoil_off = off;
+    gate.spoil = result;
+    pthread_mutex_unlock(&gate.lock);
+}
+
+static int gate_seen(uint32_t op)
+{
+    int n = 0;
+    pthread_mutex_lock(&gate.lock);
+    for (int i = 0; i < gate.n_seen; i++)
+        n += gate.seen[i].op == op;
+    pthread_mutex_unlock(&gate.lock);
+    return n;
+}
+
+/* ---- the world ---- */
+
+static struct crn_space space;
+static struct crn_tier *tier;
+static struct crn_session session;
+static const struct crn_model *base;
+static struct crn_tier_config config;
+static const struct crn_spill_faults faults = {gate_result, NULL};
+
+static void open_tier(void)
+{
+    struct crn_space_options o = {.name = "test", .limit_bytes = 32 * GRANULE, .arena_bytes = 32 * GRANULE, .first_generation = 1, .mem = &crn_mem_host};
+    struct crn_model like = {.shape = {LAYERS, 1, DIM, HIDDEN}};
+    memset(&like.digest, 1, sizeof like.digest);
+    memset(&like.family, 9, sizeof like.family);
+    ck_assert_int_eq(crn_space_open(&o, &space), 0);
+    ck_assert_int_eq(crn_tier_open(&config, &space, 1, &tier), 0);
+    ck_assert_int_eq(crn_space_model(&space, &like, &base), 0);
+    session = (struct crn_session){.space = &space, .model = base};
+    ck_assert_int_eq(crn_control_create(&session.control), 0);
+}
+
+static void close_tier(void)
+{
+    gate_open();
+    crn_lease_end_all(&session);
+    crn_tier_close(tier);
+    crn_space_close(&space);
+    session.control.ops->destroy(&session.control);
+}
+
+static void open_world(uint64_t nvme_bytes)
+{
+    crn_log_setup("test", CRN_LOG_ERROR);
+    paths_tmp();
+    config = (struct crn_tier_config){.high_percent = 100, .low_percent = 50};
+    config.store.n_files = 1;
+    config.store.files[0] = (struct crn_store_file_config){paths_tmp_file("store"), nvme_bytes};
+    config.store.engine = CRN_SPILL_THREADS; /* a held piece holds up no other */
+    config.store.faults = &faults;
+    open_tier();
+}
+
+static void close_world(void)
+{
+    close_tier();
+    paths_tmp_remove();
+}
+
+static void turn(int timeout_ms)
+{
+    struct pollfd p[] = {{.fd = crn_tier_store_fd(tier), .events = POLLIN}, {.fd = crn_tier_catalog_fd(tier), .events = POLLIN}};
+    poll(p, 2, timeout_ms);
+    crn_tier_collect(tier);
+}
+
+#define AWAIT(condition)                                                                                                        \
+    do {                                                                                                                        \
+        uint64_t end_ = crn_now_ns() + DEADLINE_NS;                                                                             \
+        while (!(condition)) {                                                                                                  \
+            ck_assert_msg(crn_now_ns() < end_, "never: %s", #condition);                                                        \
+            turn(20);                                                                                                           \
+        }                                                                                                                       \
+    } while (0)
+
+/* Everything that is under way has a chance to be seen. */
+static void settle(void)
+{
+    for (int i = 0; i < 5; i++)
+        turn(10);
+}
+
+static struct crn_payload *payload(uint8_t kind, uint16_t layer, uint64_t bytes, uint32_t count)
+{
+    struct crn_payload *p = NULL;
+    struct crn_payload_spec spec = {.kind = kind, .dtype = CAIRN_F32, .shared_pos = 1, .layer = layer, .bytes = bytes,
+                                    .counts = &count, .n_counts = 1};
+    ck_assert_int_eq(crn_payload_create(&space, &spec, &p), 0);
+    return p;
+}
+
+static void fill(struct crn_payload *p, uint32_t seed)
+{
+    uint8_t *at = crn_payload_at(p);
+    for (uint64_t i = 0; i < p->bytes; i++)
+        at[i] = (uint8_t)(i * 31 + seed * 17 + p->layer * 5 + p->kind);
+    p->checksum = crn_hash64(at, p->bytes);
+}
+
+static bool intact(const struct crn_payload *p)
+{
+    return p->arena != NULL && crn_hash64(crn_payload_at(p), p->bytes) == p->checksum;
+}
+
+/* An entry of TOKENS tokens, all layers and, when asked for, the state that enters layer 1. */
+static struct crn_entry *publish(uint32_t seed, bool state)
+{
+    int32_t tokens[TOKENS];
+    struct crn_body *body;
+    struct crn_entry *e;
+    struct crn_head_parts heads[1];
+    struct crn_state_parts parts;
+    uint32_t n = TOKENS;
+    uint64_t bytes;
+    struct crn_kv_spec kv = {.dtype = CAIRN_F32, .n_kv_heads = 1, .head_dim = DIM, .shared_pos = 1, .n = &n};
+    for (uint32_t i = 0; i < TOKENS; i++)
+        tokens[i] = (int32_t)(seed * 1000 + i);
+    ck_assert_int_eq(crn_body_create(LAYERS, &body), 0);
+    struct crn_payload *own = payload(CRN_PAYLOAD_TOKENS, 0, sizeof tokens, TOKENS);
+    memcpy(crn_payload_at(own), tokens, sizeof tokens);
+    own->checksum = crn_hash64(tokens, sizeof tokens);
+    ck_assert_int_eq(crn_body_put(body, own), 0);
+    ck_assert_int_eq(crn_layout_kv(&kv, heads, &bytes), 0);
+    for (uint16_t l = 0; l < LAYERS; l++) {
+        struct crn_payload *p = payload(CRN_PAYLOAD_KV, l, bytes, TOKENS);
+        fill(p, seed);
+        ck_assert_int_eq(crn_body_put(body, p), 0);
+    }
+    if (state) {
+        ck_assert_int_eq(crn_layout_state(CAIRN_F32, TOKENS, HIDDEN, &parts, &bytes), 0);
+        struct crn_payload *p = payload(CRN_PAYLOAD_STATE, 1, bytes, TOKENS);
+        fill(p, seed);
+        ck_assert_int_eq(crn_body_put(body, p), 0);
+    }
+    struct crn_entry_spec spec = {.space = &space, .producer = base, .n_tokens = TOKENS, .settings = "", .tokens = tokens};
+    ck_assert_int_eq(crn_entry_create(&spec, &e), 0);
+    e->body = body;
+    ck_assert_int_eq(crn_space_insert(&space, e), 0);
+    crn_tier_published(e);
+    return e;
+}
+
+static struct crn_listing listing;
+
+/* A lease on the whole entry, restores begun. */
+static struct crn_lease *attach(struct crn_entry *e)
+{
+    struct crn_lease *lease;
+    struct crn_path path = {.n = 1, .class_ = CAIRN_CLASS_EXACT};
+    ck_assert_int_eq(crn_tier_warm(e), 0);
+    path.parts[0] = (struct crn_part){.entry = e, .usable = TOKENS, .class_ = CAIRN_CLASS_EXACT};
+    ck_assert_int_eq(crn_listing_path(&listing, &path, true, 0), 0);
+    ck_assert_int_eq(crn_lease_grant(&session, &path, listing.payloads, listing.n, &lease), 0);
+    e->used_ns = crn_now_ns();
+    e->hits++;
+    ck_assert_int_eq(crn_tier_want(&session, lease, &path, &listing), 0);
+    return lease;
+}
+
+/* The progress of one layer of the lease that was attached last; READY when it has no word. */
+static uint32_t progress(const struct crn_lease *lease, uint32_t layer)
+{
+    const struct crn_control_slot *slot = crn_control_slot_at(&session.control, lease->slot);
+    for (uint32_t i = 0; i < listing.n; i++) {
+        if (listing.recs[i].kind == CRN_PAYLOAD_KV && listing.recs[i].layer == layer)
+            return listing.recs[i].word == 0xffff ? CRN_PROGRESS_READY : slot->word[listing.recs[i].word];
+    }
+    ck_abort_msg("layer %u is not in the listing", layer);
+}
+
+struct outcome {
+    bool ended;
+    int status;
+};
+
+static void ended(void *ctx, int status)
+{
+    *(struct outcome *)ctx = (struct outcome){true, status};
+}
+
+static void order_down(struct crn_entry *e, struct outcome *o)
+{
+    *o = (struct outcome){false, 0};
+    ck_assert_int_eq(crn_tier_spill(e, 0, LAYERS - 1, ended, o), 0);
+}
+
+/* Wholly on NVMe, and durable. */
+static void spill(struct crn_entry *e)
+{
+    struct outcome o;
+    order_down(e, &o);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    ck_assert(e->durable);
+}
+
+static bool recorded(const struct crn_entry *e)
+{
+    struct crn_cat_entry *rec;
+    if (e->catalog_id == 0 || crn_catalog_entry(tier->catalog, e->catalog_id, &rec) != 0)
+        return false;
+    free(rec);
+    return true;
+}
+
+static uint64_t counted(enum crn_counter counter)
+{
+    return space.stats.v[counter];
+}
+
+/* ---- the order of things ---- */
+
+START_TEST(memory_goes_after_the_write_and_not_before)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    uint64_t used = space.used_bytes;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    settle();
+    ck_assert_uint_eq(space.used_bytes, used);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        ck_assert_int_eq(e->body->kv[l]->state, CRN_SPILLING);
+        ck_assert(intact(e->body->kv[l]));
+    }
+    ck_assert_int_eq(gate_seen(CRN_SPILL_SYNC), 0);
+    ck_assert(!o.ended && !e->durable && !recorded(e));
+    gate_open();
+    AWAIT(o.ended);
+    ck_assert_uint_lt(space.used_bytes, used);
+    close_world();
+}
+END_TEST
+
+START_TEST(the_record_is_written_after_the_sync_of_all_payloads)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, true);
+    struct crn_catalog_stats stats;
+    struct outcome o;
+    gate_hold(CRN_SPILL_SYNC);
+    order_down(e, &o);
+    AWAIT(gate_seen(CRN_SPILL_SYNC) == 1);
+    settle();
+    crn_catalog_stats(tier->catalog, &stats);
+    ck_assert_uint_eq(stats.batches, 0);
+    ck_assert(!o.ended && !e->durable && !recorded(e));
+    ck_assert_int_eq(gate.n_seen, LAYERS + 2);
+    for (uint32_t i = 0; i < LAYERS + 1; i++)
+        ck_assert_int_eq(gate.seen[i].op, CRN_SPILL_WRITE);
+    gate_open();
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    ck_assert(e->durable && recorded(e));
+    close_world();
+}
+END_TEST
+
+/* A layer that is still being written when its entry's others are synced for another entry: no record names it. */
+START_TEST(an_entry_waits_for_its_last_payload)
+{
+    open_world(8 << 20);
+    struct crn_entry *slow = publish(1, false), *quick = publish(2, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(slow, &o);
+    gate_await(LAYERS);
+    for (uint32_t l = 0; l + 1 < LAYERS; l++)
+        gate_let(slow->body->kv[l]->place.off);
+    uint64_t last = slow->body->kv[LAYERS - 1]->place.off;
+    struct outcome other;
+    order_down(quick, &other);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        gate_await((int)(LAYERS - l) + 1); /* its own that are left, and the slow one's last */
+        gate_let(quick->body->kv[l]->place.off);
+    }
+    AWAIT(other.ended);
+    ck_assert(quick->durable && recorded(quick));
+    ck_assert(!o.ended && !slow->durable && !recorded(slow));
+    gate_let(last);
+    AWAIT(o.ended);
+    ck_assert(slow->durable && recorded(slow));
+    close_world();
+}
+END_TEST
+
+START_TEST(writes_that_end_in_reverse_order_each_free_their_own)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    for (uint32_t l = LAYERS; l-- > 0;) {
+        gate_let(e->body->kv[l]->place.off);
+        AWAIT(e->body->kv[l]->state == CRN_SPILLED);
+        ck_assert_ptr_null(e->body->kv[l]->arena);
+        for (uint32_t other = 0; other < l; other++) {
+            ck_assert_int_eq(e->body->kv[other]->state, CRN_SPILLING);
+            ck_assert(intact(e->body->kv[other]));
+        }
+    }
+    AWAIT(o.ended);
+    ck_assert(e->durable);
+    close_world();
+}
+END_TEST
+
+START_TEST(restores_that_end_out_of_order_wake_only_their_own_layer)
+{
+    static const uint32_t order[LAYERS] = {2, 0, 3, 1};
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    spill(e);
+    gate_hold(CRN_SPILL_READ);
+    struct crn_lease *lease = attach(e);
+    gate_await(LAYERS);
+    settle();
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        for (uint32_t j = i; j < LAYERS; j++)
+            ck_assert_uint_eq(progress(lease, order[j]), CRN_PROGRESS_PENDING);
+        gate_let(e->body->kv[order[i]]->place.off);
+        AWAIT(progress(lease, order[i]) == CRN_PROGRESS_READY);
+        ck_assert(intact(e->body->kv[order[i]]));
+        ck_assert_int_eq(e->body->kv[order[i]]->state, CRN_RESIDENT);
+    }
+    close_world();
+}
+END_TEST
+
+START_TEST(late_reads_hold_their_memory_although_the_reader_is_gone)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    spill(e);
+    gate_hold(CRN_SPILL_READ);
+    struct crn_lease *lease = attach(e);
+    gate_await(LAYERS);
+    uint64_t used = space.used_bytes;
+    crn_lease_end(&session, lease);
+    crn_space_remove(&space, e);
+    settle();
+    ck_assert_uint_ge(space.used_bytes, used - GRANULE); /* the tokens' */
+    gate_open();
+    AWAIT(tier->n_moves == 0);
+    ck_assert_uint_eq(space.used_bytes, 0);
+    AWAIT(crn_store_used_bytes(tier->store) == 0);
+    close_world();
+}
+END_TEST
+
+/* ---- drops and leases in between ---- */
+
+START_TEST(an_entry_dropped_while_it_is_written_keeps_memory_and_extents_until_the_end)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o, second;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    uint64_t used = crn_store_used_bytes(tier->store), memory = space.used_bytes;
+    crn_space_remove(&space, e);
+    settle();
+    ck_assert_uint_eq(crn_store_used_bytes(tier->store), used);
+    ck_assert_uint_ge(space.used_bytes, memory - GRANULE);
+    struct crn_entry *next = publish(2, false); /* neither its memory nor its extents may be those */
+    order_down(next, &second);
+    ck_assert_uint_eq(crn_store_used_bytes(tier->store), 2 * used);
+    gate_open();
+    AWAIT(o.ended && second.ended);
+    ck_assert_uint_eq(crn_store_used_bytes(tier->store), used);
+    ck_assert_int_eq(second.status, 0);
+    struct crn_lease *lease = attach(next);
+    AWAIT(progress(lease, LAYERS - 1) == CRN_PROGRESS_READY && progress(lease, 0) == CRN_PROGRESS_READY);
+    close_world();
+}
+END_TEST
+
+START_TEST(a_lease_taken_while_a_payload_goes_down_keeps_it_in_memory)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert_uint_eq(progress(lease, l), CRN_PROGRESS_READY);
+    gate_open();
+    AWAIT(o.ended);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        ck_assert_int_eq(e->body->kv[l]->state, CRN_RESIDENT);
+        ck_assert(intact(e->body->kv[l]) && crn_tier_clean(e->body->kv[l]));
+        ck_assert(!crn_tier_release(e->body->kv[l]));
+    }
+    ck_assert_int_eq(gate_seen(CRN_SPILL_READ), 0);
+    crn_lease_end(&session, lease);
+    int writes = gate_seen(CRN_SPILL_WRITE);
+    ck_assert_uint_gt(crn_tier_demote(&space, 4 * GRANULE), 0); /* clean: no second write */
+    settle();
+    ck_assert_int_eq(gate_seen(CRN_SPILL_WRITE), writes);
+    ck_assert_int_eq(e->body == NULL || e->body->kv[LAYERS - 1]->state == CRN_SPILLED, 1);
+    close_world();
+}
+END_TEST
+
+START_TEST(attaches_share_one_restore_and_an_ended_one_is_not_told)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    spill(e);
+    gate_hold(CRN_SPILL_READ);
+    struct crn_lease *first = attach(e), *gone = attach(e), *third = attach(e);
+    gate_await(LAYERS);
+    struct crn_control_slot *slot = crn_control_slot_at(&session.control, gone->slot);
+    crn_lease_end(&session, gone);
+    gate_open();
+    for (uint32_t l = 0; l < LAYERS; l++)
+        AWAIT(progress(first, l) == CRN_PROGRESS_READY && progress(third, l) == CRN_PROGRESS_READY);
+    ck_assert_int_eq(gate_seen(CRN_SPILL_READ), LAYERS);
+    ck_assert_uint_eq(slot->word[0], CRN_PROGRESS_PENDING);
+    ck_assert_uint_eq(counted(CRN_COUNTER_restored_total), LAYERS);
+    close_world();
+}
+END_TEST
+
+START_TEST(steps_that_make_no_sense_are_refused)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct crn_payload *p = e->body->kv[0];
+    ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), CAIRN_E_STATE);
+    gate_hold(CRN_SPILL_WRITE);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), 0);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), CAIRN_E_STATE);
+    ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), CAIRN_E_STATE);
+    ck_assert(!crn_tier_release(p));
+    gate_open();
+    AWAIT(p->state == CRN_SPILLED);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), CAIRN_E_STATE);
+    gate_hold(CRN_SPILL_READ);
+    ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), 0);
+    ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), CAIRN_E_STATE);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), CAIRN_E_STATE);
+    ck_assert(!crn_tier_release(p));
+    gate_open();
+    AWAIT(p->state == CRN_RESIDENT);
+    ck_assert(intact(p));
+    close_world();
+}
+END_TEST
+
+/* ---- failures ---- */
+
+START_TEST(a_failed_write_leaves_the_payload_where_it_was)
+{
+    static const int errors[] = {-EIO, -ENOSPC};
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    gate_spoil(CRN_SPILL_WRITE, e->body->kv[2]->place.off, errors[_i]);
+    gate_open();
+    AWAIT(o.ended);
+    settle();
+    ck_assert_int_eq(o.status, errors[_i]);
+    ck_assert_int_eq(e->body->kv[2]->state, CRN_RESIDENT);
+    ck_assert(intact(e->body->kv[2]) && !crn_tier_clean(e->body->kv[2]));
+    ck_assert_int_eq(e->body->kv[1]->state, CRN_SPILLED);
+    ck_assert(!e->durable && !recorded(e));
+    ck_assert_uint_eq(counted(CRN_COUNTER_io_error_total), 1);
+    ck_assert_uint_eq(crn_tier_demote(&space, GRANULE), 0); /* not again at once */
+    gate_spoil(0, 0, 0);
+    tier->paused_until_ns = 0;
+    spill(e);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+    close_world();
+}
+END_TEST
+
+/* 0: EIO, 1: a wrong byte. */
+START_TEST(a_failed_read_is_a_miss_for_its_layer_and_ends_the_entry)
+{
+    struct crn_entry *found;
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    spill(e);
+    ck_assert_int_eq(crn_tier_warm(e), 0);
+    uint64_t off = e->body->kv[1]->place.off, id = e->id;
+    if (_i == 0)
+        gate_spoil(CRN_SPILL_READ, off, -EIO);
+    else
+        e->body->kv[1]->checksum ^= 1;
+    struct crn_lease *lease = attach(e);
+    AWAIT(progress(lease, 1) == CRN_PROGRESS_FAILED);
+    for (uint32_t l = 0; l < LAYERS; l += l == 0 ? 2 : 1)
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+    ck_assert_uint_eq(counted(CRN_COUNTER_restore_failed_total), 1);
+    ck_assert_uint_eq(counted(_i == 0 ? CRN_COUNTER_io_error_total : CRN_COUNTER_corrupt_total), 1);
+    ck_assert_int_eq(crn_tier_warm(e), CAIRN_E_MISS); /* nobody else gets it */
+    ck_assert_int_eq(e->body->kv[1]->state, CRN_SPILLED);
+    crn_tier_tick(tier);
+    ck_assert_int_eq(crn_entries_find(&space.entries, id, &found), CAIRN_E_STALE);
+    crn_lease_end(&session, lease);
+    AWAIT(crn_store_used_bytes(tier->store) == 0);
+    ck_assert_uint_eq(space.used_bytes, 0);
+    close_world();
+}
+END_TEST
+
+START_TEST(a_failed_sync_makes_nothing_durable_and_is_not_believed_later)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    uint64_t off[LAYERS];
+    struct outcome o;
+    gate_spoil(CRN_SPILL_SYNC, ANY_OFF, -EIO);
+    order_down(e, &o);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, -EIO);
+    ck_assert(!e->durable && !recorded(e));
+    ck_assert_uint_eq(counted(CRN_COUNTER_io_error_total), 1);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        off[l] = e->body->kv[l]->place.off;
+    gate_spoil(0, 0, 0);
+    crn_tier_persist(tier, e, NULL); /* a second fsync would say yes: the kernel reports a lost page once */
+    crn_tier_persist_step(tier);
+    settle();
+    ck_assert(!e->durable && !recorded(e));
+    struct crn_lease *lease = attach(e); /* what can be read is still right */
+    for (uint32_t l = 0; l < LAYERS; l++)
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+    crn_lease_end(&session, lease);
+    tier->paused_until_ns = 0;
+    spill(e);
+    ck_assert_int_eq(crn_tier_warm(e), 0);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert_uint_ne(e->body->kv[l]->place.off, off[l]);
+    close_world();
+}
+END_TEST
+
+START_TEST(a_full_catalogue_fails_the_order_and_keeps_what_there_is)
+{
+    open_world(8 << 20);
+    close_tier();
+    config.catalog_map_bytes = config.catalog_max_map_bytes = 16 * 4096;
+    unlink(paths_tmp_file("store.catalog"));
+    open_tier();
+    uint32_t n = 0;
+    struct crn_entry *e = NULL;
+    struct outcome o = {.status = 0};
+    for (; o.status == 0 && n < 200; n++) {
+        e = publish(n, false);
+        order_down(e, &o);
+        AWAIT(o.ended);
+    }
+    ck_assert_int_eq(o.status, CAIRN_E_FULL);
+    ck_assert_uint_gt(n, 2);
+    ck_assert(!e->durable);
+    ck_assert_uint_ge(counted(CRN_COUNTER_io_error_total), 1);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+    close_tier();
+    open_tier(); /* what was told to be durable came back */
+    ck_assert_uint_eq(tier->recovered, n - 1);
+    ck_assert_uint_eq(tier->dropped, 0);
+    close_world();
+}
+END_TEST
+
+/* ---- the policy ---- */
+
+START_TEST(the_deepest_layers_go_first_and_states_last)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, true);
+    for (uint32_t l = LAYERS; l-- > 0;) {
+        ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+        AWAIT(e->body->kv[l]->state == CRN_SPILLED);
+        ck_assert(l == 0 || e->body->kv[l - 1]->state == CRN_RESIDENT);
+        ck_assert_int_eq(e->body->states[0]->state, CRN_RESIDENT);
+    }
+    struct crn_payload *state = e->body->states[0];
+    ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+    AWAIT(e->body == NULL || state->state == CRN_SPILLED);
+    close_world();
+}
+END_TEST
+
+/* Layers 1 and 2 are recomputed by whoever attaches: nobody misses them. */
+START_TEST(layers_that_no_reader_asks_for_go_first)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    struct crn_lease *lease = attach(e);
+    crn_lease_end(&session, lease);
+    e->body->kv[1]->used_ns = e->body->kv[2]->used_ns = 1;
+    ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+    AWAIT(e->body->kv[2]->state == CRN_SPILLED);
+    ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+    AWAIT(e->body->kv[1]->state == CRN_SPILLED);
+    ck_assert_int_eq(e->body->kv[3]->state, CRN_RESIDENT);
+    close_world();
+}
+END_TEST
+
+START_TEST(leased_and_pinned_payloads_stay)
+{
+    open_world(8 << 20);
+    struct crn_entry *leased = publish(1, false), *pinned = publish(2, false), *idle = publish(3, false);
+    struct crn_lease *lease = attach(leased);
+    pinned->pinned = true;
+    leased->used_ns = pinned->used_ns = 1;
+    crn_tier_demote(&space, 32 * GRANULE);
+    AWAIT(idle->body == NULL || idle->body->kv[0]->state == CRN_SPILLED);
+    settle();
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        ck_assert_int_eq(leased->body->kv[l]->state, CRN_RESIDENT);
+        ck_assert_int_eq(pinned->body->kv[l]->state, CRN_RESIDENT);
+    }
+    crn_lease_end(&session, lease);
+    close_world();
+}
+END_TEST
+
+START_TEST(one_pass_over_many_leaves_what_is_read_again)
+{
+    open_world(32 << 20);
+    struct crn_entry *hot = publish(0, false);
+    for (int i = 0; i < 3; i++)
+        crn_lease_end(&session, attach(hot));
+    for (uint32_t i = 1; i <= 40; i++)
+        publish(i, false); /* 5 granules each, of 32 */
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert_int_eq(hot->body->kv[l]->state, CRN_RESIDENT);
+    ck_assert_int_eq(gate_seen(CRN_SPILL_READ), 0);
+    close_world();
+}
+END_TEST
+
+int main(void)
+{
+    const struct run_test tests[] = {
+        RUN_TEST(memory_goes_after_the_write_and_not_before),
+        RUN_TEST(the_record_is_written_after_the_sync_of_all_payloads),
+        RUN_TEST(an_entry_waits_for_its_last_payload),
+        RUN_TEST(writes_that_end_in_reverse_order_each_free_their_own),
+        RUN_TEST(restores_that_end_out_of_order_wake_only_their_own_layer),
+        RUN_TEST(late_reads_hold_their_memory_although_the_reader_is_gone),
+        RUN_TEST(an_entry_dropped_while_it_is_written_keeps_memory_and_extents_until_the_end),
+        RUN_TEST(a_lease_taken_while_a_payload_goes_down_keeps_it_in_memory),
+        RUN_TEST(attaches_share_one_restore_and_an_ended_one_is_not_told),
+        RUN_TEST(steps_that_make_no_sense_are_refused),
+        RUN_LOOP(a_failed_write_leaves_the_payload_where_it_was, 2),
+        RUN_LOOP(a_failed_read_is_a_miss_for_its_layer_and_ends_the_entry, 2),
+        RUN_TEST(a_failed_sync_makes_nothing_durable_and_is_not_believed_later),
+        RUN_TEST(a_full_catalogue_fails_the_order_and_keeps_what_there_is),
+        RUN_TEST(the_deepest_layers_go_first_and_states_last),
+        RUN_TEST(layers_that_no_reader_asks_for_go_first),
+        RUN_TEST(leased_and_pinned_payloads_stay),
+        RUN_TEST(one_pass_over_many_leaves_what_is_read_again),
+    };
+    return run_suite("broker_tier", tests, sizeof tests / sizeof *tests);
+}
