@@ -6,6 +6,7 @@
 #ifndef CRN_BROKER_ENTRY_H
 #define CRN_BROKER_ENTRY_H
 
+#include "broker/evict.h"
 #include "broker/index.h"
 #include "broker/payload.h"
 #include "ipc/cairn_types.h"
@@ -41,6 +42,8 @@ struct crn_entry {
     bool broken;              /* unreadable, to be dropped */
     struct crn_tier_item *item; /* being committed; NULL */
     uint64_t created_ns, used_ns, hits;
+    uint64_t token_ns;        /* what a token cost its publisher to prefill; 0: not told */
+    struct crn_lru_node lru;
     uint32_t first_chunk;     /* number of the first chunk: start / 64 */
     uint32_t n_whole;         /* whole chunks that end inside this entry */
     uint32_t n_nodes;         /* n_whole, or 1 (see entry.c) */

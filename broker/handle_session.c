@@ -78,6 +78,7 @@ static void fill_welcome(struct crn_call *call)
     struct crn_msg_welcome *w = &call->out.welcome;
     const struct crn_mem_ops *mem = call->broker->mem;
     w->proto = CRN_PROTO_MAX;
+    w->caps = CRN_CAP_RESTORE | (s->space->tier != NULL ? (uint64_t)CRN_CAP_NVME : 0);
     w->session = s->id;
     w->boot = call->broker->boot;
     w->space = (struct crn_bytes){s->space->options.name, (uint32_t)strlen(s->space->options.name)};

@@ -43,6 +43,16 @@ static void add_memory(const struct crn_space *space, struct crn_stats *out)
     CRN_GAUGE(out, plans, space->plans.n);
 }
 
+/* The engine of the NVMe tier, or why there is none. */
+static int io_text(const struct crn_broker *b, char *out, size_t bytes)
+{
+    if (b->tier != NULL)
+        return snprintf(out, bytes, "%s", crn_tier_text(b->tier));
+    if (b->tier_status == 0)
+        return snprintf(out, bytes, "no nvme: not asked for (--nvme)");
+    return snprintf(out, bytes, "no nvme: %s; see the log", cairn_strerror(b->tier_status));
+}
+
 int crn_handle_stat(struct crn_call *call)
 {
     const struct crn_broker *b = call->broker;
@@ -60,8 +70,8 @@ int crn_handle_stat(struct crn_call *call)
     struct crn_msg_stats *out = &call->out.stats;
     out->counters = (struct crn_bytes){stats->v, sizeof stats->v};
     out->device = (struct crn_bytes){b->mem->name, (uint32_t)strlen(b->mem->name)};
-    const char *io = crn_tier_text(space->tier);
-    out->io = (struct crn_bytes){io, (uint32_t)strlen(io)};
+    char *io = (char *)call->scratch[2];
+    out->io = (struct crn_bytes){io, (uint32_t)io_text(b, io, 120)};
     out->version = (struct crn_bytes){CAIRN_VERSION, sizeof CAIRN_VERSION - 1};
     out->space = (struct crn_bytes){space->options.name, (uint32_t)strlen(space->options.name)};
     out->notes = (struct crn_bytes){notes, (uint32_t)n};

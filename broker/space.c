@@ -105,8 +105,8 @@ static int make_room(struct crn_space *space, uint64_t bytes)
     if (crn_tier_make_room(space, bytes))
         return 0;
     struct crn_entry *victim = crn_evict_victim(space, &crn_evict_cost, crn_now_ns());
-    if (victim == NULL || victim->durable)
-        return CAIRN_E_FULL; /* dropping what is on NVMe gives little memory, and loses it */
+    if (victim == NULL)
+        return CAIRN_E_FULL;
     CRN_COUNT(&space->stats, evicted_total);
     uint64_t victim_bytes = crn_tier_brief(victim).bytes;
     CRN_ADD(&space->stats, evicted_bytes_total, victim_bytes);
@@ -207,6 +207,7 @@ int crn_space_insert(struct crn_space *space, struct crn_entry *e)
     if (status != 0)
         return status;
     e->created_ns = e->used_ns = crn_now_ns();
+    crn_lru_place(e);
     for (uint32_t i = 0; i < e->n_nodes; i++)
         crn_index_add(&space->index, &e->nodes[i]);
     if (e->parent != NULL)
@@ -217,6 +218,7 @@ int crn_space_insert(struct crn_space *space, struct crn_entry *e)
 void crn_space_remove(struct crn_space *space, struct crn_entry *e)
 {
     crn_tier_removed(e);
+    crn_lru_remove(e);
     for (uint32_t i = 0; i < e->n_nodes; i++)
         crn_index_remove(&space->index, &e->nodes[i]);
     if (e->parent != NULL)
@@ -258,14 +260,20 @@ struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn
 
 uint32_t crn_space_evict_all(struct crn_space *space, uint64_t *out_bytes)
 {
-    uint32_t n = 0;
+    uint32_t n = 0, before;
     uint64_t bytes = 0;
-    struct crn_entry *e;
-    while ((e = crn_evict_victim(space, &crn_evict_cost, crn_now_ns())) != NULL) {
-        n++;
-        bytes += crn_tier_brief(e).bytes;
-        crn_space_remove(space, e);
-    }
+    do { /* once per generation of the tree: leaves, then those that are leaves now */
+        uint32_t slot = 0;
+        before = n;
+        for (struct crn_entry *e = crn_entries_walk(&space->entries, 0, &slot); e != NULL;
+             e = crn_entries_walk(&space->entries, slot + 1, &slot)) {
+            if (!crn_evict_allowed(e))
+                continue;
+            n++;
+            bytes += crn_tier_brief(e).bytes;
+            crn_space_remove(space, e);
+        }
+    } while (n > before);
     *out_bytes = bytes;
     return n;
 }

@@ -39,6 +39,7 @@ struct crn_space {
     uint64_t used_bytes;    /* extents in use */
     uint64_t payload_bytes; /* before rounding to granules */
     struct crn_entries entries;
+    struct crn_lru lru[CRN_LRU_LISTS];
     struct crn_index index;
     struct crn_plans plans;
     struct crn_model *models;

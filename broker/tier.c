@@ -76,6 +76,11 @@ static void let_go(struct crn_payload *p)
     p->tier = CAIRN_TIER_NVME;
 }
 
+bool crn_tier_quiet(const struct crn_entry *e)
+{
+    return e->n_drafts == 0 && e->body != NULL && e->body->refs == 1 + e->body->leases;
+}
+
 bool crn_tier_release(struct crn_payload *p)
 {
     if (!crn_tier_clean(p) || p->move != NULL || !crn_tier_idle(p))
@@ -210,17 +215,18 @@ static void spill_ended(struct crn_tier *t, struct crn_tier_move *m)
     uint64_t entry = m->entry;
     t->down_bytes -= p->bytes;
     CRN_CRASH("spill-written");
+    bool there = crn_entries_find(&space->entries, entry, &e) == 0;
     if (status != 0) {
         spill_failed(t, p, status);
     } else {
         CRN_COUNT(&space->stats, spilled_total);
         CRN_ADD(&space->stats, spilled_bytes_total, p->bytes);
-        if (m->release && crn_tier_idle(p))
+        if (m->release && there && crn_tier_quiet(e) && crn_tier_idle(p))
             let_go(p);
         else
             move_to(p, CRN_RESIDENT);
     }
-    if (status == 0 && crn_entries_find(&space->entries, entry, &e) == 0) {
+    if (status == 0 && there) {
         crn_tier_persist(t, e, NULL);
         for (struct crn_tier_link *l = m->orders; l != NULL; l = l->next)
             crn_tier_persist(t, e, l->order);
@@ -295,18 +301,23 @@ void crn_tier_doom(struct crn_space *space, uint64_t id)
     if (crn_entries_find(&space->entries, id, &e) != 0)
         return;
     e->broken = true;
+    space->tier->any_broken = true;
     space->tier->dropped++;
     crn_log(CRN_LOG_WARN, "entry %" PRIx64 ": a payload cannot be read back: the entry is dropped", id);
 }
 
-static void sweep_broken(struct crn_space *space)
+/* true: some are still being read for a draft. */
+static bool sweep_broken(struct crn_space *space)
 {
     uint32_t slot = 0;
+    bool left = false;
     for (struct crn_entry *e = crn_entries_walk(&space->entries, 0, &slot); e != NULL;
          e = crn_entries_walk(&space->entries, slot + 1, &slot)) {
+        left = left || (e->broken && e->n_drafts > 0);
         if (e->broken && e->n_drafts == 0)
             crn_space_remove_tree(space, e);
     }
+    return left;
 }
 
 /* ---- attach ---- */
@@ -374,6 +385,7 @@ struct order_ctx {
     struct crn_tier_order *order;
     uint32_t first, last;
     int status;
+    bool quiet;
 };
 
 static void order_down(void *ctx, struct crn_payload *p)
@@ -387,7 +399,7 @@ static void order_down(void *ctx, struct crn_payload *p)
         p->move->release = true;
         crn_tier_join(&p->move->orders, o->order);
     }
-    if (crn_tier_release(p) || p->state != CRN_RESIDENT || p->place.bytes > 0)
+    if ((o->quiet && crn_tier_release(p)) || p->state != CRN_RESIDENT || p->place.bytes > 0)
         return;
     int status = crn_tier_start_spill(o->e, p, true, o->order);
     o->status = o->status == 0 ? status : o->status;
@@ -414,6 +426,7 @@ static int give_order(struct crn_entry *e, struct order_ctx *o, void (*each)(voi
     if (o->order == NULL)
         return -ENOMEM;
     *o->order = (struct crn_tier_order){.n = 1, .done = done, .ctx = ctx};
+    o->quiet = crn_tier_quiet(e);
     e->n_drafts++; /* room for one payload must not be made by dropping the entry */
     crn_body_each(e->body, each, o);
     e->n_drafts--;
@@ -474,23 +487,34 @@ static void write_all_down(void *ctx, struct crn_payload *p)
 }
 
 /* What should be on NVMe and is not: entries published while the store was full or paused. */
-static void balance(struct crn_space *space, bool cool)
+static void look_after(struct crn_tier *t, struct crn_entry *e)
+{
+    bool write = t->config.write_through && !e->durable && crn_now_ns() >= t->paused_until_ns && e->n_drafts == 0;
+    if (write)
+        crn_body_each(e->body, write_all_down, e);
+    crn_tier_persist(t, e, NULL);
+    crn_tier_cool(e);
+}
+
+static void look_after_all(struct crn_space *space)
+{
+    struct crn_entry *e;
+    for (enum crn_lru_list list = CRN_LRU_NEW; list <= CRN_LRU_USED; list++) {
+        struct crn_lru_walk walk = crn_lru_from_coldest(space, list);
+        while ((e = crn_lru_next(&walk)) != NULL) {
+            if (e->body != NULL)
+                look_after(space->tier, e);
+        }
+    }
+}
+
+static void keep_below_high(struct crn_space *space)
 {
     struct crn_tier *t = space->tier;
-    uint32_t slot = 0;
-    uint64_t limit = space->options.limit_bytes, now = crn_now_ns();
+    uint64_t limit = space->options.limit_bytes;
     uint64_t high = limit / 100 * t->config.high_percent, low = limit / 100 * t->config.low_percent;
-    if (space->used_bytes > high + t->down_bytes && now >= t->paused_until_ns)
+    if (space->used_bytes > high + t->down_bytes)
         crn_tier_demote(space, space->used_bytes - t->down_bytes - low);
-    for (struct crn_entry *e = cool ? crn_entries_walk(&space->entries, 0, &slot) : NULL; e != NULL;
-         e = crn_entries_walk(&space->entries, slot + 1, &slot)) {
-        if (e->body == NULL)
-            continue;
-        if (t->config.write_through && !e->durable && now >= t->paused_until_ns && e->n_drafts == 0)
-            crn_body_each(e->body, write_all_down, e);
-        crn_tier_persist(t, e, NULL);
-        crn_tier_cool(e);
-    }
 }
 
 void crn_tier_tick(struct crn_tier *t)
@@ -499,11 +523,14 @@ void crn_tier_tick(struct crn_tier *t)
         return;
     t->turn++;
     uint64_t now = crn_now_ns();
-    bool cool = now - t->cooled_ns >= COOL_EVERY_NS;
+    bool cool = now - t->cooled_ns >= COOL_EVERY_NS, broken = t->any_broken;
     t->cooled_ns = cool ? now : t->cooled_ns;
+    t->any_broken = false;
     for (uint32_t i = 0; i < t->n_spaces; i++) {
-        sweep_broken(&t->spaces[i]);
-        balance(&t->spaces[i], cool);
+        t->any_broken = (broken && sweep_broken(&t->spaces[i])) || t->any_broken;
+        keep_below_high(&t->spaces[i]);
+        if (cool)
+            look_after_all(&t->spaces[i]);
     }
     crn_tier_drop_again(t);
     crn_tier_persist_step(t);
@@ -528,14 +555,14 @@ bool crn_tier_make_room(struct crn_space *space, uint64_t bytes)
         return false;
     uint64_t before = space->used_bytes, end = crn_now_ns() + ROOM_WAIT_NS;
     uint64_t some = space->options.limit_bytes / 16 < ROOM_BYTES ? space->options.limit_bytes / 16 : ROOM_BYTES;
-    crn_tier_cool_all(space);
+    crn_tier_cool_some(space);
     some = bytes > some ? bytes : some;
     if (space->used_bytes >= before && t->down_bytes < some)
         crn_tier_demote(space, some - t->down_bytes);
     while (space->used_bytes >= before && busy(t) && crn_now_ns() < end) {
         wait_for_any(t);
         collect(t);
-        crn_tier_cool_all(space);
+        crn_tier_cool_some(space);
     }
     return space->used_bytes < before;
 }

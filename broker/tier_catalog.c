@@ -25,6 +25,8 @@
 #include <string.h>
 #include <time.h>
 
+#define COOL_AT_ONCE 256u /* entries looked at when memory is short */
+
 static uint64_t place_bytes(uint64_t payload_bytes)
 {
     return payload_bytes > 0 ? payload_bytes : 1;
@@ -418,14 +420,15 @@ void crn_tier_cool(struct crn_entry *e)
     crn_body_each(e->body, disown_place, NULL);
     crn_body_drop(e->body);
     e->body = NULL;
+    crn_lru_place(e);
 }
 
-void crn_tier_cool_all(struct crn_space *space)
+void crn_tier_cool_some(struct crn_space *space)
 {
-    uint32_t slot = 0;
-    for (struct crn_entry *e = crn_entries_walk(&space->entries, 0, &slot); e != NULL;
-         e = crn_entries_walk(&space->entries, slot + 1, &slot)) {
-        if (e->body != NULL)
+    struct crn_entry *e;
+    for (enum crn_lru_list list = CRN_LRU_NEW; list <= CRN_LRU_USED; list++) {
+        struct crn_lru_walk walk = crn_lru_from_coldest(space, list);
+        for (uint32_t n = 0; n < COOL_AT_ONCE && (e = crn_lru_next(&walk)) != NULL; n++)
             crn_tier_cool(e);
     }
 }
@@ -527,6 +530,8 @@ static int load(struct crn_entry *e, bool with_tokens)
         return status;
     status = load_body(e, rec, with_tokens, &e->body);
     free(rec);
+    if (status == 0 && e->lru.on)
+        crn_lru_place(e);
     return status;
 }
 

@@ -84,6 +84,7 @@ struct crn_tier {
     uint64_t turn;                /* of the loop: bodies loaded in this one are not dropped in it */
     bool keep;                    /* no entry may be dropped to make room now */
     bool closing;
+    bool any_broken; /* entries to be dropped */
 };
 
 /* tier.c */
@@ -92,6 +93,7 @@ int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct cr
 bool crn_tier_release(struct crn_payload *p); /* gives the memory of a clean payload back, when nobody uses it */
 bool crn_tier_clean(const struct crn_payload *p);
 bool crn_tier_idle(const struct crn_payload *p); /* nobody reads its memory */
+bool crn_tier_quiet(const struct crn_entry *e); /* no copy thread reads its payloads: no draft, no verification */
 void crn_tier_doom(struct crn_space *space, uint64_t entry);
 void crn_tier_order_end(struct crn_tier_order *order, int status);
 /* The order waits for what has this list; NULL order: nobody does. */
@@ -110,7 +112,7 @@ void crn_tier_abandon_suspect(struct crn_payload *p); /* it is in memory: writte
 void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *batch);
 void crn_tier_drop_again(struct crn_tier *t); /* removals that failed; a tick */
 void crn_tier_cool(struct crn_entry *e); /* drops the body of an entry that is wholly on NVMe and unused */
-void crn_tier_cool_all(struct crn_space *space);
+void crn_tier_cool_some(struct crn_space *space); /* of the coldest ones */
 
 /* tier_policy.c */
 uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes); /* bytes that are, or soon will be, free */

@@ -442,11 +442,36 @@ START_TEST(harmed_files_are_found_at_start)
 }
 END_TEST
 
+/* The notes of `status`. */
+static void notes(struct fixture *f, char *out, size_t bytes)
+{
+    struct cairn_counter counters[256];
+    size_t n;
+    struct cairn_client *tool = tiny_open(&f->b, 0);
+    ck_assert_int_eq(cairn_stat(tool, SOON, counters, 256, &n, out, bytes), 0);
+    cairn_close(tool);
+}
+
+START_TEST(status_names_the_engine)
+{
+    struct fixture f;
+    char text[2048];
+    const char *const more[] = {"--io-engine", "threads", NULL};
+    start(&f, "4M", more);
+    notes(&f, text, sizeof text);
+    ck_assert_msg(strstr(text, "io threads (") != NULL, "%s", text);
+    stop(&f);
+}
+END_TEST
+
 START_TEST(without_room_for_the_file_the_broker_goes_on_in_memory)
 {
+    char text[2048];
     struct fixture f;
     start(&f, "30T", NULL);
     ck_assert_uint_eq(broker_counter(&f.b, "nvme_limit_bytes"), 0);
+    notes(&f, text, sizeof text);
+    ck_assert_msg(strstr(text, "io no nvme: ") != NULL && strstr(text, "not asked for") == NULL, "%s", text);
     struct cairn_entry_id id = publish(&f, 1, 14, 0);
     ck_assert_int_eq(read_back(&f, 1, 14), 0);
     struct cairn_client *tool = tiny_open(&f.b, 0);
@@ -471,6 +496,7 @@ int main(void)
         RUN_TEST(plans_survive_with_their_maps),
         RUN_TEST(corrupt_extents_are_a_miss_and_then_forgotten),
         RUN_LOOP(harmed_files_are_found_at_start, 6),
+        RUN_TEST(status_names_the_engine),
         RUN_TEST(without_room_for_the_file_the_broker_goes_on_in_memory),
     };
     return run_suite("tier_nvme", tests, sizeof tests / sizeof tests[0]);
