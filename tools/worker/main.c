@@ -190,21 +190,23 @@ static const char *reason_of(int status, uint32_t tokens, uint32_t limit, char *
 
 static void compress(struct program *p, const struct crn_ids *context)
 {
+    const struct crn_worker_options *o = &p->options;
     struct crn_ids prefix = {0};
     float share = 0;
     int status = crn_tokenizer_encode(p->tokenizer, COMPRESS_PROMPT, strlen(COMPRESS_PROMPT), false,
                                       &prefix);
-    struct crn_compress c = {.tokens = context->ids,
-                             .n = (uint32_t)context->n,
-                             .reader_prefix = prefix.ids,
-                             .n_prefix = (uint32_t)prefix.n,
-                             .keep = p->options.compress_keep,
-                             .dtype = p->options.compress_dtype,
-                             .timeout_ms = p->options.reuse.timeout_ms};
+    struct crn_compress c = o->compress;
+    c.tokens = context->ids;
+    c.n = (uint32_t)context->n;
+    c.reader_prefix = prefix.ids;
+    c.n_prefix = (uint32_t)prefix.n;
+    c.timeout_ms = o->reuse.timeout_ms;
     if (status == 0)
         status = crn_share_compress(&p->worker.engine, p->worker.client, &c, &share);
     if (status == 0)
         crn_log(CRN_LOG_INFO, "compressed: %.1f %% of the tokens kept", 100.0 * (double)share);
+    else if (status == CAIRN_E_EXISTS)
+        crn_log(CRN_LOG_INFO, "not compressed: it is already");
     else
         crn_log(CRN_LOG_WARN, "not compressed: %s", cairn_strerror(status));
     crn_ids_free(&prefix);
@@ -276,7 +278,7 @@ static void answer_group(struct program *p, const struct crn_request *requests, 
     if (status == 0)
         status = crn_answer(&p->worker, g.context.ids, (uint32_t)g.context.n, g.questions,
                             n_questions, &outcome);
-    if (status == 0 && p->options.compress_keep > 0 && p->worker.client != NULL)
+    if (status == 0 && p->options.compress.selector != NULL && p->worker.client != NULL)
         compress(p, &g.context);
     int apart = status != 0 && n > 1;
     if (!apart)

@@ -71,8 +71,9 @@ static const struct {
     {"pyramid", "off|prefill:d=0.9,rho=0.2|plan|keep=F", "tokens kept (default off)", OPT_PYRAMID},
     {"states", "L,L,...",
      "layers whose entering state to publish besides those that plans start from", OPT_STATES},
-    {"compress", "keep=F[,i8]",
-     "after the commit, keep the share F of the tokens, chosen by re-reading", OPT_COMPRESS},
+    {"compress", "keep=F[,selector=S][,budget=B][,i8]",
+     "after the commit, keep the share F of the tokens, chosen by a selector (default reread)",
+     OPT_COMPRESS},
     {"kv", "f32|f16|bf16", "type of this worker's own KV (default f16)", OPT_KV},
     {"store", "f32|f16|bf16|i8", "type of published payloads (default: that of --kv)", OPT_STORE},
     {"private-int8", NULL, "hold finished private KV as int8", OPT_PRIVATE_INT8},
@@ -250,15 +251,64 @@ static int parse_states(struct crn_worker_options *o, const char *text)
     return 0;
 }
 
+static int parse_compress_item(struct crn_compress *c, const char *name, const char *value)
+{
+    unsigned first, last;
+    double keep;
+    int used = 0;
+    if (strcmp(name, "i8") == 0 && value == NULL) {
+        c->dtype = CAIRN_I8;
+        return 0;
+    }
+    if (value == NULL)
+        return CAIRN_E_ARG;
+    if (strcmp(name, "budget") == 0)
+        return crn_budget_parse(value, &c->rule.budget);
+    if (strcmp(name, "chunk") == 0)
+        return count("compress", value, 16, CAIRN_MAX_TOKENS, &c->chunk);
+    if (strcmp(name, "stride") == 0)
+        return count("compress", value, 1, 64, &c->stride);
+    if (strcmp(name, "selector") == 0) {
+        c->selector = crn_selector_named(value);
+        return c->selector != NULL ? 0 : CAIRN_E_ARG;
+    }
+    if (strcmp(name, "keep") == 0) {
+        int status = number("compress", value, 0.01, 1, &keep);
+        c->rule.keep = (float)keep;
+        return status;
+    }
+    if (strcmp(name, "whole") != 0 || sscanf(value, "%3u-%3u%n", &first, &last, &used) != 2 ||
+        value[used] != '\0' || first > last || last >= CAIRN_MAX_LAYERS)
+        return CAIRN_E_ARG;
+    c->rule.whole_first = first;
+    c->rule.whole_last = last;
+    return 0;
+}
+
 static int parse_compress(struct crn_worker_options *o, const char *text)
 {
-    char *end;
-    double keep = strncmp(text, "keep=", 5) == 0 ? strtod(text + 5, &end) : 0;
-    if (!(keep >= 0.01 && keep <= 1) || (*end != '\0' && strcmp(end, ",i8") != 0))
-        return refuse("compress", text, "want keep=F or keep=F,i8 with F from 0.01 to 1");
-    o->compress_keep = (float)keep;
-    o->compress_dtype = *end != '\0' ? CAIRN_I8 : 0;
-    return 0;
+    char copy[256], *rest = copy, *item;
+    int status = strlen(text) < sizeof copy ? 0 : CAIRN_E_ARG;
+    o->compress = (struct crn_compress){.selector = crn_selector_named("reread"),
+                                        .rule = {.whole_first = 1, .whole_last = 0}};
+    if (status == 0)
+        memcpy(copy, text, strlen(text) + 1);
+    while (status == 0 && (item = strsep(&rest, ",")) != NULL) {
+        char *value = strchr(item, '=');
+        if (value != NULL)
+            *value++ = '\0';
+        status = parse_compress_item(&o->compress, item, value);
+    }
+    if (status == 0 && o->compress.rule.keep > 0)
+        return 0;
+    fprintf(stderr,
+            "cairn-worker: --compress %s: want keep=F[,selector=NAME][,budget=NAME]"
+            "[,whole=A-B][,chunk=N][,stride=N][,i8]; selectors:",
+            text);
+    for (size_t i = 0; i < crn_n_selectors; i++)
+        fprintf(stderr, " %s", crn_selectors[i].name);
+    fprintf(stderr, "; budgets: global uniform linear cosine delayed\n");
+    return CAIRN_E_ARG;
 }
 
 static int add_ask(struct crn_worker_options *o, const char *text)
@@ -420,8 +470,6 @@ static void fill_in(struct crn_worker_options *o)
 {
     if (o->publish.dtype == 0)
         o->publish.dtype = o->kv_dtype;
-    if (o->compress_dtype == 0)
-        o->compress_dtype = o->publish.dtype;
     o->publish.states = o->states;
     o->publish.settings = o->rule.on ? o->settings : NULL;
     if (o->label == NULL)

@@ -27,8 +27,7 @@ struct crn_worker_options {
     uint16_t states[CAIRN_MAX_STATES];
     struct crn_pyramid_rule rule;
     char settings[128];  /* of a prefill pyramid, canonical text */
-    float compress_keep; /* 0: no compression after the commit */
-    uint32_t compress_dtype;
+    struct crn_compress compress; /* after the commit; no selector: none */
     uint32_t kv_dtype; /* private K and V */
     uint32_t n_threads;
     uint32_t batch; /* questions of one context decoded together */

@@ -142,28 +142,3 @@ int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_ca
     free(r.index);
     return status;
 }
-
-int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_t *reader,
-               uint32_t n_reader, uint32_t start, float *out_scores)
-{
-    const struct crn_model_shape *s = &e->weights->shape;
-    struct crn_pass pass = {0};
-    int status = crn_pass_begin(&pass, e, reader, n_reader, start);
-    for (uint32_t l = 0; l < s->n_layers && status == 0; l++) {
-        const struct crn_cache_layer *spans = &cache->layers[l];
-        struct crn_kv kv = {0};
-        uint32_t n = spans->spans[0].heads[0].n;
-        struct crn_score_call call = {.q_begin = 0,
-                                      .q_end = n_reader,
-                                      .span = 0,
-                                      .reduce = CRN_REDUCE_KV_MAX,
-                                      .out = out_scores};
-        status = crn_kv_init_in(&kv, &e->exec, e->kv_dtype, s->n_kv_heads, s->head_dim, n_reader);
-        if (status == 0)
-            status = crn_pass_layer(&pass, l, spans->spans, spans->n, &kv, &call, 1);
-        crn_kv_free(&kv);
-        out_scores += (size_t)s->n_kv_heads * n;
-    }
-    crn_pass_end(&pass);
-    return status;
-}

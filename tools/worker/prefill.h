@@ -1,5 +1,4 @@
-/* prefill - a context's tokens through all layers, appended to a cache; and reading a context again
- * for its scores. */
+/* prefill - a context's tokens through all layers, appended to a cache. */
 #ifndef CRN_WORKER_PREFILL_H
 #define CRN_WORKER_PREFILL_H
 
@@ -32,11 +31,5 @@ struct crn_prefill {
  * layer. fails -ENOMEM, CAIRN_E_ARG */
 int crn_prefill(struct crn_engine *e, const struct crn_prefill *p, struct crn_cache *cache,
                 float *out_h);
-
-/* Scores of the cache's first span in every layer when `reader` tokens are read after it
- * (method.md 5.4): the maximum over the reader's queries and the query heads of each KV head.
- * out_scores [L][G][n], n = tokens of that span, which all heads share. */
-int crn_reread(struct crn_engine *e, const struct crn_cache *cache, const int32_t *reader,
-               uint32_t n_reader, uint32_t start, float *out_scores);
 
 #endif

@@ -7,7 +7,6 @@
 
 #include "ipc/cairn_status.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -137,43 +136,4 @@ uint32_t crn_snap_select(const struct crn_kernel_ops *ops, const struct crn_exec
     for (uint32_t i = n - k / 2; i < n; i++)
         score[i] = INFINITY;
     return ops->topk(exec, score, n, k, out_index) == 0 ? k : 0;
-}
-
-static bool always_kept(uint32_t i, uint32_t n)
-{
-    return i < CRN_REREAD_SINK || i + CRN_REREAD_RECENT >= n;
-}
-
-static int descending(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
-int crn_reread_threshold(const float *scores, uint32_t n_sets, uint32_t n, float keep,
-                         float *out_threshold)
-{
-    size_t total = (size_t)n_sets * n, k = (size_t)(decimal(keep) * (double)total);
-    if (k == 0 || k >= total) {
-        *out_threshold = k == 0 ? INFINITY : -INFINITY;
-        return 0;
-    }
-    float *sorted = malloc(total * sizeof *sorted);
-    if (sorted == NULL)
-        return -ENOMEM;
-    for (size_t i = 0; i < total; i++)
-        sorted[i] = always_kept((uint32_t)(i % n), n) ? INFINITY : scores[i];
-    qsort(sorted, total, sizeof *sorted, descending);
-    *out_threshold = sorted[k - 1];
-    free(sorted);
-    return 0;
-}
-
-uint32_t crn_reread_select(const float *score, uint32_t n, float threshold, uint32_t *out_index)
-{
-    uint32_t k = 0;
-    for (uint32_t i = 0; i < n; i++)
-        if (always_kept(i, n) || score[i] >= threshold)
-            out_index[k++] = i;
-    return k;
 }

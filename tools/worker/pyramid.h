@@ -1,8 +1,8 @@
 /* pyramid - which tokens a layer keeps. Two ways:
  *   while prefilling (method.md 2.3.2, PyramidInfer's coded rule): one nested set per layer, chosen
- * by the last 1 + r queries; at or after publishing (method.md 5.3, 5.4): a set per layer and KV
- * head, from window scores or from reading the context again. Pure functions over scores; the
- * engine supplies these. */
+ * by the last 1 + r queries; while publishing (method.md 5.3): a set per layer and KV head, from
+ * window scores. Pure functions over scores; the engine supplies these. What compresses an entry
+ * afterwards is in selectors/. */
 #ifndef CRN_WORKER_PYRAMID_H
 #define CRN_WORKER_PYRAMID_H
 
@@ -60,16 +60,5 @@ void crn_snap_pool(const float *score, uint32_t n, float *out);
  * score is changed. out_index [n]; returns k. */
 uint32_t crn_snap_select(const struct crn_kernel_ops *ops, const struct crn_exec *exec,
                          float *score, uint32_t n, float keep, uint32_t *out_index);
-
-#define CRN_REREAD_SINK 4u
-#define CRN_REREAD_RECENT 16u
-
-/* One threshold over all scores [n_sets][n]: the value of the int(keep * n_sets * n)-th largest,
- * sinks and recent tokens counted as largest. Fails -ENOMEM. */
-int crn_reread_threshold(const float *scores, uint32_t n_sets, uint32_t n, float keep,
-                         float *out_threshold);
-/* Tokens of one set: score >= threshold, the sinks and the recent ones. out_index [n]; returns
- * their number. */
-uint32_t crn_reread_select(const float *score, uint32_t n, float threshold, uint32_t *out_index);
 
 #endif

@@ -8,6 +8,7 @@
 #include "tools/worker/cache.h"
 #include "tools/worker/decode.h"
 #include "tools/worker/prefill.h"
+#include "tools/worker/selectors/selectors.h"
 
 #include <stdint.h>
 
@@ -85,17 +86,20 @@ const struct crn_prefill_watch *crn_publish_watch(struct crn_publish *p);
  * CAIRN_E_MISS. */
 int crn_publish_end(struct crn_publish *p, int commit, struct cairn_entry_id *out_entry);
 
-/* Compresses the entry that holds exactly tokens [n] of this model: reads the context again for
- * scores, keeps the share `keep` over all layers and heads (method.md 5.4), stored as dtype.
- * reader_prefix: "Repeat the previous context exactly" as tokens. out_share: kept share reached.
- * fails CAIRN_E_MISS when there is no such entry, codes of the library and the engine */
+/* Compresses the entry that holds exactly tokens [n] of this model: scores its tokens, keeps what
+ * the rule says, and lets the broker replace the payloads; no K or V travels. Layers that the rule
+ * leaves whole stay as they are. out_share: kept share of the others.
+ * fails CAIRN_E_MISS when there is no such entry, CAIRN_E_EXISTS when it is compressed already,
+ * codes of the library and the engine */
 struct crn_compress {
     const int32_t *tokens;
     uint32_t n;
-    const int32_t *reader_prefix;
+    const int32_t *reader_prefix; /* "Repeat the previous context exactly" as tokens */
     uint32_t n_prefix;
-    float keep;
-    uint32_t dtype;
+    const struct crn_selector *selector;
+    struct crn_sets_rule rule;
+    uint32_t chunk, stride; /* of re-reading, see selectors.h */
+    uint32_t dtype;         /* stored as; 0: as it is */
     uint32_t timeout_ms;
 };
 int crn_share_compress(struct crn_engine *e, struct cairn_client *client,
