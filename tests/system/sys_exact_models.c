@@ -597,6 +597,41 @@ START_TEST(compressing_makes_a_new_entry_and_leaves_old_readers_alone)
 }
 END_TEST
 
+/* Asked twice in one process and once in another, the entry is cut once; int8 stays int8. */
+START_TEST(an_int8_entry_is_compressed_and_no_entry_is_twice)
+{
+    struct scene s;
+    struct reading cut;
+    struct crn_reuse_choice automatic = choice_auto();
+    char *text = random_text(240, 62);
+    scene_open(&s, 0, CAIRN_F32, 0);
+    struct crn_ids context = receiver_tokens(&s.r, text);
+    publish(&s, text, "f32", "i8", "off");
+    const char *const options[] = {
+        "--model",    s.model,    "--context",   text_file(2, text, -1), "--ask", "a", "--ask", "b",
+        "--compress", "keep=0.4", "--log-level", "info",                 NULL};
+    for (int i = 0; i < 2; i++) {
+        struct program p = worker_run(&s.broker, options);
+        ck_assert_msg((strstr(p.err, "info: compressed: ") != NULL) == (i == 0) &&
+                          strstr(p.err, "not compressed: it is already") != NULL,
+                      "%s", p.err);
+        program_free(&p);
+    }
+    ck_assert_uint_eq(broker_counter(&s.broker, "compress_total"), 1);
+    reading_shared(&cut, &s.r, &context, &automatic);
+    for (uint32_t l = 0; l < cut.cache.n_layers; l++) {
+        ck_assert_uint_eq(cut.cache.layers[l].n, 2);
+        ck_assert_uint_eq(cut.cache.layers[l].spans[0].heads[0].n, CRN_SETS_SINK);
+        ck_assert_uint_eq(cut.cache.layers[l].spans[1].dtype, CAIRN_I8);
+        ck_assert_uint_lt(cut.cache.layers[l].spans[1].heads[0].n, (uint32_t)context.n - 4);
+    }
+    reading_end(&cut);
+    crn_ids_free(&context);
+    free(text);
+    scene_close(&s);
+}
+END_TEST
+
 /* ---- int8 ---- */
 
 static void check_close(const struct reading *a, const struct reading *b, const char *what)
@@ -690,6 +725,7 @@ int main(void)
         RUN_LOOP(contexts_that_part_share_what_they_have_in_common_to_the_token, N_FORKS),
         RUN_LOOP(compressing_to_everything_changes_nothing, 4),
         RUN_LOOP(compressing_makes_a_new_entry_and_leaves_old_readers_alone, 4),
+        RUN_TEST(an_int8_entry_is_compressed_and_no_entry_is_twice),
         RUN_LOOP(int8_stays_close_to_what_it_stands_for, 4),
         RUN_LOOP(a_worker_holds_a_context_in_a_quarter_of_its_memory_as_int8, 2),
     };

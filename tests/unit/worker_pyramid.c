@@ -131,28 +131,6 @@ START_TEST(a_broken_rule_is_refused)
 }
 END_TEST
 
-START_TEST(rereading_keeps_the_share_asked_for_under_one_threshold)
-{
-    enum { SETS = 6, N = 500 };
-    static float scores[SETS * N];
-    uint32_t index[N], kept = 0, seed = 7;
-    float threshold;
-    for (size_t i = 0; i < SETS * N; i++)
-        scores[i] = (float)(seed = seed * 1664525u + 1013904223u) / 4294967296.0f;
-    ck_assert_int_eq(crn_reread_threshold(scores, SETS, N, 0.25f, &threshold), 0);
-    for (uint32_t s = 0; s < SETS; s++) {
-        uint32_t n = crn_reread_select(scores + s * N, N, threshold, index);
-        ck_assert_uint_ge(n, CRN_REREAD_SINK + CRN_REREAD_RECENT);
-        ck_assert_uint_eq(index[0], 0);
-        ck_assert_uint_eq(index[n - 1], N - 1);
-        for (uint32_t i = 1; i < n; i++)
-            ck_assert_uint_lt(index[i - 1], index[i]);
-        kept += n;
-    }
-    ck_assert_uint_eq(kept, SETS * N / 4);
-}
-END_TEST
-
 START_TEST(snap_sets_hold_sinks_and_recent_tokens)
 {
     float score[100], pooled[100];
@@ -181,7 +159,6 @@ int main(void)
         RUN_LOOP(shipped_configurations_keep_what_the_table_says, 3),
         RUN_LOOP(prefill_keeps_the_same_tokens_as_the_reference, 3),
         RUN_TEST(a_broken_rule_is_refused),
-        RUN_TEST(rereading_keeps_the_share_asked_for_under_one_threshold),
         RUN_TEST(snap_sets_hold_sinks_and_recent_tokens),
     };
     return run_suite("worker_pyramid", tests, sizeof tests / sizeof *tests);

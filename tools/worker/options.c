@@ -251,6 +251,17 @@ static int parse_states(struct crn_worker_options *o, const char *text)
     return 0;
 }
 
+/* One number of several in an option; whoever reads the whole says what is wrong. */
+static int whole_number(const char *text, unsigned long lo, unsigned long hi, uint32_t *out)
+{
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+    if (end == text || *end != '\0' || text[0] == '-' || value < lo || value > hi)
+        return CAIRN_E_ARG;
+    *out = (uint32_t)value;
+    return 0;
+}
+
 static int parse_compress_item(struct crn_compress *c, const char *name, const char *value)
 {
     unsigned first, last;
@@ -265,17 +276,18 @@ static int parse_compress_item(struct crn_compress *c, const char *name, const c
     if (strcmp(name, "budget") == 0)
         return crn_budget_parse(value, &c->rule.budget);
     if (strcmp(name, "chunk") == 0)
-        return count("compress", value, 16, CAIRN_MAX_TOKENS, &c->chunk);
+        return whole_number(value, 16, CAIRN_MAX_TOKENS, &c->chunk);
     if (strcmp(name, "stride") == 0)
-        return count("compress", value, 1, 64, &c->stride);
+        return whole_number(value, 1, 64, &c->stride);
     if (strcmp(name, "selector") == 0) {
         c->selector = crn_selector_named(value);
         return c->selector != NULL ? 0 : CAIRN_E_ARG;
     }
     if (strcmp(name, "keep") == 0) {
-        int status = number("compress", value, 0.01, 1, &keep);
+        char *end;
+        keep = strtod(value, &end);
         c->rule.keep = (float)keep;
-        return status;
+        return *end == '\0' && keep >= 0.01 && keep <= 1 ? 0 : CAIRN_E_ARG;
     }
     if (strcmp(name, "whole") != 0 || sscanf(value, "%3u-%3u%n", &first, &last, &used) != 2 ||
         value[used] != '\0' || first > last || last >= CAIRN_MAX_LAYERS)
