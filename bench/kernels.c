@@ -116,7 +116,7 @@ static void bench_gemm(uint32_t type, size_t m, uint32_t rows, uint32_t cols)
 
 static void bench_gemms(void)
 {
-    static const size_t tokens[] = { 1, 2, 4, 8, 16, 64, 256, 1024 };
+    static const size_t tokens[] = { 1, 2, 4, 8, 16, 32, 64, 96, 256, 1024 };
     static const struct {
         uint32_t rows, cols;
     } shapes[] = { { 192, HIDDEN }, { HIDDEN, HIDDEN }, { 960, HIDDEN }, { 2 * MLP, HIDDEN }, { HIDDEN, MLP } };

@@ -1,10 +1,11 @@
 /* cpu_gemm - matrix products of activations with weights of any type, cut into tasks for the pool.
  *
- *     tokens <= FEW_TOKENS    own loops that read the weights as they are stored (kernels/simd_gemv.h): bound by memory
- *     more                    the GEMM library. Weights that are not f32 are decoded first, a panel of rows and columns at a
- *                             time, on the stack of the task, so that many activations share one decoding
+ *     few tokens               own loops that read the weights as they are stored (kernels/simd_gemv.h): bound by memory
+ *     tokens <= SOME_TOKENS    own loops that decode a few rows of weights for all tokens (kernels/simd_gemm.h)
+ *     more                     the GEMM library. Weights that are not f32 are decoded first, a panel of rows and columns at a
+ *                              time, on the stack of the task, so that many activations share one decoding
  *
- * How the work is cut depends on the shape alone, never on the number of threads, so results do not either. Up to FEW_TOKENS
+ * How the work is cut depends on the shape alone, never on the number of threads, so results do not either. Up to SOME_TOKENS
  * an output has the same bits whatever other tokens are in the call: decoding in batches changes nothing. */
 #include "kernels/cpu.h"
 #include "kernels/pool.h"
@@ -12,16 +13,22 @@
 #include "kernels/simd.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 
 enum {
-    FEW_TOKENS = 16,       /* the library overtakes the own loops between 8 and 16 tokens of f32, later for other types */
-    FEW_BYTES = 64 * 1024, /* weights of one task when tokens are few: they stay in cache for the next CRN_GEMV_MAX tokens */
+    FEW_TOKENS_F32 = 2,    /* more: decoding is what gemv saves, and f32 needs none */
+    SOME_TOKENS = 64,      /* the library overtakes the own loops above that */
+    SOME_COLUMNS = 8192,   /* of rows decoded on the stack; wider ones go to the library from CRN_GEMV_MAX tokens on */
+    FEW_BYTES = 64 * 1024, /* weights of one task at most when tokens are few */
+    SOME_OUTPUTS = 48,     /* rows of W of one task when they are some */
     TASK_TOKENS = 256,     /* tokens of one task at most: amortises the library's packing of W */
     TASK_OUTPUTS = 192,    /* rows of W of one task when tokens alone do not give enough tasks */
     TASK_GROUP = 4,        /* tasks come in multiples of this: 2 or 4 threads finish together */
     PANEL_COLUMNS = 768,   /* of a decoded panel: whole blocks */
     PANEL_FLOATS = 192 * 768,
 };
+
+struct gemm_part;
 
 struct gemm_job {
     const float *a;
@@ -31,6 +38,7 @@ struct gemm_job {
     float *out;
     size_t tokens, outputs; /* of one task */
     size_t n_output_tasks;
+    int (*multiply)(const struct gemm_job *job, const struct gemm_part *p);
     _Atomic int rc;
 };
 
@@ -99,24 +107,35 @@ static int multiply_decoded(const struct gemm_job *job, const struct gemm_part *
     return 0;
 }
 
-static int multiply_few(const struct gemm_job *job, const struct gemm_part *p)
+static struct crn_gemv stored_product(const struct gemm_job *job, const struct gemm_part *p)
 {
     size_t row_bytes = crn_weight_row_bytes(job->w->type, job->w->cols);
-    struct crn_gemv g = {
+    return (struct crn_gemv){
+        .a = job->a + p->m0 * job->w->cols,
+        .tokens = p->m,
         .cols = job->w->cols,
         .w = (const char *)job->w->data + p->n0 * row_bytes,
         .type = job->w->type,
         .row_bytes = row_bytes,
         .rows = p->n,
         .beta = job->beta,
+        .out = job->out + p->m0 * job->w->rows + p->n0,
         .out_stride = job->w->rows,
     };
-    for (size_t t = 0; t < p->m; t += CRN_GEMV_MAX) {
-        g.tokens = smaller(p->m - t, CRN_GEMV_MAX);
-        g.a = job->a + t * g.cols;
-        g.out = job->out + t * g.out_stride + p->n0;
-        crn_simd()->gemv(&g);
-    }
+}
+
+static int multiply_few(const struct gemm_job *job, const struct gemm_part *p)
+{
+    struct crn_gemv g = stored_product(job, p);
+    crn_simd()->gemv(&g);
+    return 0;
+}
+
+static int multiply_some(const struct gemm_job *job, const struct gemm_part *p)
+{
+    _Alignas(64) float scratch[CRN_GEMM_ROWS * SOME_COLUMNS];
+    struct crn_gemv g = stored_product(job, p);
+    crn_simd()->gemm(&g, scratch);
     return 0;
 }
 
@@ -130,9 +149,7 @@ static void gemm_task(void *ctx, size_t task, unsigned thread)
     };
     p.m = smaller(job->m - p.m0, job->tokens);
     p.n = smaller(job->w->rows - p.n0, job->outputs);
-    int rc = job->m <= FEW_TOKENS           ? multiply_few(job, &p)
-             : job->w->type == CRN_W_F32 ? multiply_f32(job, &p)
-                                         : multiply_decoded(job, &p);
+    int rc = job->multiply(job, &p);
     if (rc != 0)
         atomic_store(&job->rc, rc);
 }
@@ -142,18 +159,31 @@ static size_t rounded_up(size_t n, size_t multiple)
     return (n + multiple - 1) / multiple * multiple;
 }
 
-/* Few tokens: runs of rows of W. Many: runs of tokens, each with all of W, where that gives enough of them. Else both. */
+/* n items in equal runs of at most `most`, as many runs as are a multiple of TASK_GROUP. */
+static size_t run_of(size_t n, size_t most)
+{
+    size_t n_tasks = rounded_up((n + most - 1) / most, TASK_GROUP);
+    return rounded_up((n + n_tasks - 1) / n_tasks, CRN_GEMV_MAX);
+}
+
+/* Few or some tokens: runs of rows of W. Many: runs of tokens, each with all of W, where that gives enough of them. Else both. */
 static void cut(struct gemm_job *job)
 {
+    bool f32 = job->w->type == CRN_W_F32;
     job->tokens = job->m;
-    job->outputs = TASK_OUTPUTS;
-    if (job->m <= FEW_TOKENS) {
-        size_t rows = FEW_BYTES / crn_weight_row_bytes(job->w->type, job->w->cols);
-        job->outputs = rounded_up(rows + 1, CRN_GEMV_MAX);
-    } else if (job->w->type == CRN_W_F32 && job->m >= TASK_TOKENS) {
-        size_t n_tasks = rounded_up((job->m + TASK_TOKENS - 1) / TASK_TOKENS, TASK_GROUP);
-        job->tokens = rounded_up((job->m + n_tasks - 1) / n_tasks, CRN_GEMV_MAX);
-        job->outputs = job->w->rows;
+    if (job->m <= (f32 ? FEW_TOKENS_F32 : CRN_GEMV_MAX)) {
+        job->outputs = run_of(job->w->rows, FEW_BYTES / crn_weight_row_bytes(job->w->type, job->w->cols) + 1);
+        job->multiply = multiply_few;
+    } else if (job->m <= SOME_TOKENS && job->w->cols <= SOME_COLUMNS) {
+        job->outputs = run_of(job->w->rows, SOME_OUTPUTS);
+        job->multiply = multiply_some;
+    } else {
+        job->outputs = TASK_OUTPUTS;
+        job->multiply = f32 ? multiply_f32 : multiply_decoded;
+        if (f32 && job->m >= TASK_TOKENS) {
+            job->tokens = run_of(job->m, TASK_TOKENS);
+            job->outputs = job->w->rows;
+        }
     }
     job->n_output_tasks = (job->w->rows + job->outputs - 1) / job->outputs;
 }

@@ -43,9 +43,12 @@ struct crn_stored_rows {
     const uint16_t *row_scale;    /* [n], int8 values */
 };
 
-enum { CRN_GEMV_MAX = 8 };
+enum {
+    CRN_GEMV_MAX = 8,  /* tokens of one gemv */
+    CRN_GEMM_ROWS = 4, /* rows that gemm decodes at a time */
+};
 
-/* out [tokens][rows] (row stride out_stride) = beta * out + a [tokens][cols] . w^T; tokens 1 .. CRN_GEMV_MAX. */
+/* out [tokens][rows] (row stride out_stride) = beta * out + a [tokens][cols] . w^T. */
 struct crn_gemv {
     const float *a;
     size_t tokens, cols;
@@ -84,7 +87,10 @@ struct crn_simd_ops {
 
     /* One row of a weight as f32; cols a multiple of 32 for the block types. */
     void (*decode_row)(uint32_t type, const void *row, size_t cols, float *out);
+    /* Tokens 1 .. CRN_GEMV_MAX. */
     void (*gemv)(const struct crn_gemv *g);
+    /* Any tokens, same bits; scratch [CRN_GEMM_ROWS][cols], unused when the weights are f32. */
+    void (*gemm)(const struct crn_gemv *g, float *scratch);
 };
 
 /* The best table this CPU can run; NULL for a name that is not compiled in or not runnable here ("v4", "v3", "base"). */

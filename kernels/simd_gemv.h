@@ -84,15 +84,37 @@ static void decode_row(uint32_t type, const void *row, size_t cols, float *out)
     }
 }
 
-/* Writes one output: the lanes, the inputs past the last step, what was there. */
+/* Inputs that a chain of vectors takes in: all whole steps, and for plain types all whole vectors. */
+V_INLINE size_t chained_cols(uint32_t type, size_t cols)
+{
+    size_t unit = type == CRN_W_F32 || type == CRN_W_BF16 ? (size_t)CRN_LANES : CRN_QUANT_BLOCK;
+    return cols / unit * unit;
+}
+
+/* Writes one output: the lanes, the inputs past the chain, what was there. */
 static void gemv_finish(const struct crn_gemv *g, size_t token, size_t row, float sum)
 {
     const char *w = (const char *)g->w + row * g->row_bytes;
     const float *a = g->a + token * g->cols;
-    for (size_t k = g->cols / CRN_QUANT_BLOCK * CRN_QUANT_BLOCK; k < g->cols; k++)
+    for (size_t k = chained_cols(g->type, g->cols); k < g->cols; k++)
         sum += a[k] * decode_one(g->type, w, k);
     float *out = g->out + token * g->out_stride + row;
     *out = g->beta != 0.0f ? *out + sum : sum;
+}
+
+/* The vectors after the last whole step of plain rows: the rank of an adapter is one. */
+V_INLINE void gemv_rest(const struct crn_gemv *g, uint32_t type, const char *row, size_t tokens, const float *const *a,
+                        size_t r, vf acc[CRN_GEMV_MAX][CRN_GEMV_MAX])
+{
+    if (type != CRN_W_F32 && type != CRN_W_BF16)
+        return;
+    const void *at = row;
+    for (size_t k = g->cols / CRN_QUANT_BLOCK * CRN_QUANT_BLOCK; k + CRN_LANES <= g->cols; k += CRN_LANES) {
+        vf x = type == CRN_W_F32 ? v_load((const float *)at + k) : v_from_bf16((const uint16_t *)at + k);
+        V_UNROLL
+        for (size_t t = 0; t < tokens; t++)
+            acc[t][r] = v_fma(x, v_load(a[t] + k), acc[t][r]);
+    }
 }
 
 /* A block of tokens x rows, both known at compile time. What lies past the last token or row repeats the last one and is not
@@ -120,6 +142,9 @@ V_INLINE void gemv_block(const struct crn_gemv *g, uint32_t type, size_t tokens,
                 for (size_t v = 0; v < STEP_VECTORS; v++)
                     acc[t][r] = v_fma(step[v], v_load(a[t] + k + v * CRN_LANES), acc[t][r]);
         }
+    V_UNROLL
+    for (size_t r = 0; r < rows; r++)
+        gemv_rest(g, type, w[r], tokens, a, r, acc);
     float sum[CRN_GEMV_MAX][CRN_GEMV_MAX];
     V_UNROLL
     for (size_t t = 0; t < tokens; t++)

@@ -3,6 +3,7 @@
 
 #include "kernels/simd_basic.h"
 #include "kernels/simd_gemv.h"
+#include "kernels/simd_gemm.h"
 #include "kernels/simd_quant.h"
 #include "kernels/simd_rows.h"
 #include "kernels/simd_tile.h"
@@ -24,4 +25,5 @@ const struct crn_simd_ops CRN_SIMD_TABLE = {
     .quant_columns = quant_columns,
     .decode_row = decode_row,
     .gemv = gemv,
+    .gemm = gemm,
 };

@@ -301,6 +301,35 @@ V_INLINE float v_highest(vf x)
 }
 #endif
 
+/* out [4] = v_sum of each, bit for bit. */
+#if CRN_LANES >= 8
+V_INLINE void v_sum4(const vf x[4], float *out)
+{
+#if CRN_LANES == 16
+    __m256 h[4];
+    V_UNROLL
+    for (int i = 0; i < 4; i++)
+        h[i] = _mm256_add_ps(_mm512_castps512_ps256((__m512)x[i]), _mm512_extractf32x8_ps((__m512)x[i], 1));
+#else
+    const __m256 h[4] = { (__m256)x[0], (__m256)x[1], (__m256)x[2], (__m256)x[3] };
+#endif
+    __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(h[0], h[1], 0x20), _mm256_permute2f128_ps(h[0], h[1], 0x31));
+    __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(h[2], h[3], 0x20), _mm256_permute2f128_ps(h[2], h[3], 0x31));
+    __m256 low = _mm256_shuffle_ps(ab, cd, 0x44), high = _mm256_shuffle_ps(ab, cd, 0xee);
+    __m256 pairs = _mm256_add_ps(low, high); /* a0 a1 c0 c1 | b0 b1 d0 d1 */
+    pairs = _mm256_add_ps(pairs, _mm256_shuffle_ps(pairs, pairs, 0xb1));
+    __m128 ac = _mm256_castps256_ps128(pairs), bd = _mm256_extractf128_ps(pairs, 1);
+    __m128 even = _mm_unpacklo_ps(ac, bd), odd = _mm_unpackhi_ps(ac, bd); /* a b a b; c d c d */
+    _mm_storeu_ps(out, _mm_movelh_ps(even, odd));
+}
+#else
+V_INLINE void v_sum4(const vf x[4], float *out)
+{
+    for (size_t i = 0; i < 4; i++)
+        out[i] = v_sum(x[i]);
+}
+#endif
+
 /* 2^n for integers -126 <= n <= 128 (infinity). */
 V_INLINE vf v_pow2i(vi n)
 {

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define MLP_ROWS 1024u
-#define FEW_ROWS 8u   /* tokens up to which stored weights are multiplied as they are */
+#define FEW_ROWS 64u  /* tokens up to which stored weights are multiplied as they are */
 #define MAX_RANK 256u /* of all adapters together, for that */
 
 static int set_frequencies(struct crn_engine *e)
