@@ -94,7 +94,7 @@ static void tick(struct crn_watch *watch, uint32_t events)
     crn_session_trim(b, now > SPARE_NS ? now - SPARE_NS : 0);
     for (struct crn_session *s = b->sessions.first; s != NULL; s = s->next)
         crn_session_flush(s);
-    crn_fdserve_sweep(b->fds, now);
+    b->sweep_due = true; /* at the end of the turn: what is ready in this one must stay in place */
     crn_tier_tick(b->tier);
 }
 
@@ -129,9 +129,12 @@ int crn_broker_run(struct crn_broker *b)
         more = serve_messages(b);
         if (b->sessions.any_doomed) {
             crn_session_reap_doomed(b, 0);
-            crn_fdserve_sweep(b->fds, crn_now_ns());
+            b->sweep_due = true;
             more = 1; /* what was sent may have eaten an edge */
         }
+        if (b->sweep_due)
+            crn_fdserve_sweep(b->fds, crn_now_ns());
+        b->sweep_due = false;
     }
     crn_notify("STOPPING=1");
     return 0;

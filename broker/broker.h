@@ -36,6 +36,7 @@ struct crn_broker {
     uint64_t last_draft, last_job;
     struct crn_stats stats; /* of what has no namespace */
     int stopping;
+    bool sweep_due; /* descriptor connections may have ended */
 };
 
 /* Makes sockets, arenas and threads. own: crn_broker_close, after success only. Logs what failed. */

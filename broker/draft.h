@@ -45,7 +45,7 @@ struct crn_draft {
     bool exclusive, pin;
     bool broken;                 /* a copy failed: cannot be committed */
     uint8_t pyramid;
-    char settings[CRN_MAX_SETTINGS + 1];
+    char settings[CAIRN_MAX_SETTINGS + 1];
 };
 
 /* What a DRAFT message says, checked and resolved. */
@@ -55,7 +55,7 @@ struct crn_draft_spec {
     uint32_t start, n_tokens;
     bool exclusive;
     uint8_t pyramid;
-    char settings[CRN_MAX_SETTINGS + 1];
+    char settings[CAIRN_MAX_SETTINGS + 1];
 };
 
 /* fails   CAIRN_E_FULL, CAIRN_E_TOO_BIG, -ENOMEM */

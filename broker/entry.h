@@ -15,7 +15,6 @@
 #include <stdint.h>
 
 #define CRN_ENTRY_SLOT_BITS 24u
-#define CRN_MAX_SETTINGS 256u
 
 struct crn_space;
 struct crn_model;

@@ -47,8 +47,6 @@ static int read_tail(struct crn_call *call, struct crn_bytes tail, struct crn_qu
 static int read_query(struct crn_call *call, struct crn_bytes hashes, struct crn_bytes tail,
                       struct crn_query *q)
 {
-    q->model = call->session->digest;
-    q->family = call->session->family;
     int status = read_hashes(call, hashes, q);
     return status == 0 ? read_tail(call, tail, q) : status;
 }
@@ -98,10 +96,15 @@ int crn_handle_match(struct crn_call *call)
 {
     const struct crn_msg_match *m = &call->in->match;
     struct crn_space *space = call->session->space;
+    char settings[CAIRN_MAX_SETTINGS + 1];
     struct crn_query q = {.n_tokens = (uint32_t)m->n_tokens,
+                          .model = call->session->digest,
+                          .family = call->session->family,
+                          .settings = settings,
                           .min_quality = (uint32_t)m->min_quality,
                           .flags = (uint32_t)m->flags & CRN_MATCH_EXACT_ONLY};
     struct crn_path path;
+    crn_wire_text(m->settings, settings, sizeof settings);
     int status = crn_call_needs_model(call, "match");
     if (status == 0)
         status = read_query(call, m->hashes, m->tail, &q);
@@ -121,8 +124,6 @@ static int find_by_entry(struct crn_call *call, struct crn_query *q, struct crn_
 {
     const struct crn_msg_attach *m = &call->in->attach;
     struct crn_entry *e;
-    q->model = call->session->digest;
-    q->family = call->session->family;
     int status = crn_call_entry(call, m->entry, &e);
     if (status != 0)
         return status;
@@ -187,6 +188,22 @@ static void count_attach(struct crn_session *s, const struct crn_path *path,
     s->saved_bytes += lease->bytes;
 }
 
+/* States that plans of the receiver's own entry start from and that it lacks, because the plans came later. */
+static struct crn_bytes wanted_states(struct crn_call *call, const struct crn_path *path)
+{
+    const struct crn_session *s = call->session;
+    const struct crn_entry *e = path->parts[0].entry;
+    uint16_t *layers = (uint16_t *)(void *)call->scratch[0];
+    uint32_t n = 0, n_all = 0;
+    if (path->n == 1 && e->producer == s->model && e->pyramid != CAIRN_PYRAMID_PREFILL)
+        n_all = crn_plans_states(&s->space->plans, &s->digest, layers, CAIRN_MAX_STATES);
+    for (uint32_t i = 0; i < n_all; i++) {
+        if (crn_body_state(e->body, layers[i]) == NULL)
+            layers[n++] = layers[i];
+    }
+    return (struct crn_bytes){layers, n * (uint32_t)sizeof *layers};
+}
+
 static void answer_attach(struct crn_call *call, const struct crn_path *path,
                           const struct crn_lease *lease, const struct crn_listing *l)
 {
@@ -197,6 +214,7 @@ static void answer_attach(struct crn_call *call, const struct crn_path *path,
     a->path = path_recs(call, path);
     a->payloads = (struct crn_bytes){l->recs, l->n * (uint32_t)sizeof *l->recs};
     a->counts = (struct crn_bytes){l->counts, l->n_counts * (uint32_t)sizeof *l->counts};
+    a->wants = wanted_states(call, path);
     if (path->plan != NULL)
         a->plan = (struct crn_bytes){&path->plan->rec, sizeof path->plan->rec};
 }
@@ -206,12 +224,17 @@ int crn_handle_attach(struct crn_call *call)
     static struct crn_listing listing; /* one call at a time */
     const struct crn_msg_attach *m = &call->in->attach;
     struct crn_session *s = call->session;
+    char settings[CAIRN_MAX_SETTINGS + 1];
     struct crn_query q = {.n_tokens = (uint32_t)m->n_tokens,
+                          .model = s->digest,
+                          .family = s->family,
+                          .settings = settings,
                           .min_quality = (uint32_t)m->min_quality,
                           .flags = (uint32_t)m->flags,
                           .plan = m->plan};
     struct crn_path path;
     struct crn_lease *lease;
+    crn_wire_text(m->settings, settings, sizeof settings);
     int status = find_path(call, &q, &path);
     if (status == 0)
         status = list_path(call, &path, (q.flags & CRN_ATTACH_INSPECT) != 0, &listing);

@@ -7,7 +7,8 @@
  *     its deepest common chunk is its last, or the query's last      up to its end or the query's, whichever is first: fewer than
  *                                                                    64 tokens that no hash covers. The broker compares them
  *                                                                    when the query sent its tail, else the client does.
- *     it is a prefill pyramid                                        all of it or nothing
+ *     it is a prefill pyramid                                        all of it or nothing, and only for a receiver that names its
+ *                                                                    settings: what it lost is lost for good
  *
  * Class of each part of a path, root first: `exact` when the producer is the receiver; `approx` when a plan of the pair meets the
  * floor and its run's state was kept; else the path ends before it. One plan serves a path, so approximate parts of another
@@ -88,8 +89,13 @@ static uint8_t judge_approx(struct judge *j, const struct crn_entry *e, uint8_t 
 
 static uint8_t judge_part(struct judge *j, const struct crn_entry *e, uint8_t *out_reason)
 {
-    if (same_digest(&e->producer->digest, &j->query->model) ||
-        (j->query->flags & CRN_ATTACH_INSPECT) != 0) {
+    bool inspect = (j->query->flags & CRN_ATTACH_INSPECT) != 0;
+    if (!inspect && e->pyramid == CAIRN_PYRAMID_PREFILL &&
+        strcmp(e->settings, j->query->settings) != 0) {
+        *out_reason = CAIRN_REASON_SETTINGS;
+        return CAIRN_CLASS_NONE;
+    }
+    if (inspect || same_digest(&e->producer->digest, &j->query->model)) {
         *out_reason = CAIRN_REASON_SAME_MODEL;
         return CAIRN_CLASS_EXACT;
     }

@@ -14,6 +14,7 @@ struct crn_query {
     uint32_t min_quality;   /* millionths */
     uint32_t flags;         /* CRN_MATCH_*, CRN_ATTACH_* */
     uint64_t plan;          /* force this one; 0: the best */
+    const char *settings;   /* of prefill pyramids that it takes; "": none */
     struct cairn_digest model, family; /* of the receiver */
 };
 

@@ -21,6 +21,8 @@ static const char *reason_text(uint64_t reason)
         return "the state where the plan's run starts was not kept";
     case CAIRN_REASON_WHOLE_ONLY:
         return "a prefill pyramid of another length";
+    case CAIRN_REASON_SETTINGS:
+        return "a prefill pyramid of other settings";
     case CAIRN_REASON_OTHER_FAMILY:
         return "cached by another family";
     default:
@@ -40,6 +42,8 @@ static int query_copy(struct cairn_client *client, const struct cairn_query *in,
         status = CAIRN_E_ARG;
     if (status == 0 && client->options.shape.n_layers == 0)
         status = CAIRN_E_ARG;
+    if (status == 0 && out->settings != NULL && strlen(out->settings) > CAIRN_MAX_SETTINGS)
+        status = CAIRN_E_TOO_BIG;
     return status == 0 ? 0 : crn_client_fail(client, status, "query");
 }
 
@@ -89,7 +93,8 @@ int cairn_match(struct cairn_client *client, const struct cairn_query *query, ui
                                 .n_tokens = asked.n_tokens,
                                 .tail = asked.tail,
                                 .min_quality = (uint64_t)(q.min_quality * 1e6f + 0.5f),
-                                .flags = q.flags & CAIRN_QUERY_EXACT_ONLY};
+                                .flags = q.flags & CAIRN_QUERY_EXACT_ONLY,
+                                .settings = crn_client_text(q.settings)};
     status = CRN_CALL(client, match, msg, matched, &matched, deadline_ns);
     if (status != 0)
         return status;
@@ -114,17 +119,19 @@ int cairn_match(struct cairn_client *client, const struct cairn_query *query, ui
 /* Records of an answer, copied out of the message (their alignment there is anything). */
 static int read_offer(struct cairn_client *client, const struct crn_msg_attached *msg,
                       struct crn_path_rec path[CAIRN_MAX_PATH], struct crn_plan_rec *plan,
-                      struct crn_offer *out)
+                      uint16_t wants[CAIRN_MAX_STATES], struct crn_offer *out)
 {
     size_t n_plans = 0;
     *out = (struct crn_offer){
-        .msg = msg, .path = path, .payloads = client->payloads, .counts = client->counts};
+        .msg = msg, .path = path, .payloads = client->payloads, .counts = client->counts,
+        .wants = wants};
     if (crn_wire_records(msg->path, sizeof *path, CAIRN_MAX_PATH, path, &out->n_path) != 0 ||
         crn_wire_records(msg->payloads, sizeof client->payloads[0], CRN_PAYLOADS_MAX,
                          client->payloads, &out->n_payloads) != 0 ||
         crn_wire_records(msg->counts, sizeof client->counts[0], CRN_COUNTS_MAX, client->counts,
                          &out->n_counts) != 0 ||
-        crn_wire_records(msg->plan, sizeof *plan, 1, plan, &n_plans) != 0)
+        crn_wire_records(msg->plan, sizeof *plan, 1, plan, &n_plans) != 0 ||
+        crn_wire_records(msg->wants, sizeof *wants, CAIRN_MAX_STATES, wants, &out->n_wants) != 0)
         return crn_client_fail(client, CAIRN_E_PROTO, "attach: records");
     out->plan = n_plans == 1 ? plan : NULL;
     return 0;
@@ -145,8 +152,9 @@ static int take_offer(struct cairn_client *client, const struct crn_msg_attached
     struct crn_path_rec path[CAIRN_MAX_PATH];
     struct crn_plan_rec plan;
     struct crn_offer offer;
+    uint16_t wants[CAIRN_MAX_STATES];
     struct cairn_lease *lease;
-    int status = read_offer(client, msg, path, &plan, &offer);
+    int status = read_offer(client, msg, path, &plan, wants, &offer);
     client->reason = (uint32_t)msg->reason;
     if (status == 0 && (msg->lease == 0 || offer.n_path == 0))
         status = crn_client_fail(client, CAIRN_E_MISS, "attach: %s", reason_text(msg->reason));
@@ -190,6 +198,7 @@ int cairn_attach(struct cairn_client *client, const struct cairn_query *query, u
         .flags = q.flags & (CAIRN_QUERY_EXACT_ONLY | CAIRN_QUERY_INSPECT),
         .entry = q.entry.v,
         .plan = q.plan,
+        .settings = crn_client_text(q.settings),
     };
     status = CRN_CALL(client, attach, msg, attached, &attached, deadline_ns);
     if (status == 0)

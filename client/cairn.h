@@ -95,9 +95,11 @@ struct cairn_options {
  * own     end with cairn_close; strings are copied
  * fails   CAIRN_E_ARG, -ENOMEM */
 CAIRN_API int cairn_open(const struct cairn_options *options, struct cairn_client **out_client);
-/* cairn_close - ends leases and drafts that are still open, and the client. NULL allowed. Never blocks on the broker. */
+/* cairn_close - ends leases and drafts that are still open, and the client. NULL allowed. Waits 50 ms at most
+ * for a broker that does not answer. */
 CAIRN_API void cairn_close(struct cairn_client *client);
-/* cairn_connect - connect now (again). 0 when a session exists.
+/* cairn_connect - connect now (again). 0 when a session exists. Calls that need a session connect by themselves; after two
+ * attempts that somebody took and nobody answered they pause for 2 s, 4 s, ... 32 s (CAIRN_E_GONE at once); this one does not.
  * fails   CAIRN_E_GONE, CAIRN_E_DENIED, CAIRN_E_VERSION, CAIRN_E_TIMEOUT */
 CAIRN_API int cairn_connect(struct cairn_client *client, uint64_t deadline_ns);
 /* cairn_error - one line about the last failed call on this client ("" after none), valid until the next call. */
@@ -113,8 +115,9 @@ struct cairn_query {
     uint32_t flags;         /* CAIRN_QUERY_* */
     uint64_t plan;          /* force this plan; 0: the best one */
     struct cairn_entry_id entry; /* instead of tokens: this entry (CAIRN_QUERY_INSPECT) */
+    const char *settings;   /* prefill pyramids made with these settings serve too (cairn_draft_options); NULL: none do */
 };
-#define CAIRN_QUERY_INIT { sizeof(struct cairn_query), 0, 0, 0, 0, 0, { 0 } }
+#define CAIRN_QUERY_INIT { sizeof(struct cairn_query), 0, 0, 0, 0, 0, { 0 }, 0 }
 #define CAIRN_QUERY_EXACT_ONLY 1u /* this model's own entries only */
 #define CAIRN_QUERY_INSPECT 2u    /* all payloads, whatever the class and even without a plan: for tools and measurements */
 
@@ -184,6 +187,9 @@ struct cairn_lease_info {
     const struct cairn_part *parts;
     const struct cairn_plan *plan; /* NULL when no part is CAIRN_CLASS_APPROX */
     uint64_t shared_bytes;  /* payload bytes attached */
+    const uint16_t *wants;  /* [n_wants] layers: states that stored plans start from and that this entry of yours lacks; siblings
+                             * cannot use it before a draft that replaces this lease puts them (cairn_put_state) */
+    uint32_t n_wants;
 };
 /* cairn_lease_info - valid as long as the lease. */
 CAIRN_API const struct cairn_lease_info *cairn_lease_info(const struct cairn_lease *lease);
@@ -284,7 +290,8 @@ struct cairn_draft_options {
     uint32_t start;               /* position of the first one; 0 for a root */
     struct cairn_entry_id parent; /* entry that holds the tokens before start; none for a root */
     const int32_t *context;       /* all tokens from position 0, start + n_tokens of them; NULL when start is 0 */
-    struct cairn_lease *replaces; /* compress this lease's last part: puts carry index lists only */
+    struct cairn_lease *replaces; /* compress this lease's last part, or add states to it: puts of KV carry index lists only,
+                                   * what is not put stays as it is */
     uint32_t pyramid;             /* enum cairn_pyramid */
     const char *settings;         /* of the pyramid, part of a prefill pyramid's key; NULL: "" */
     uint32_t dtype;               /* what payloads are stored as */
@@ -320,7 +327,7 @@ struct cairn_put {
     uint32_t src_dtype;       /* of k and v or rows: f32, f16, bf16 */
     uint32_t dst_dtype;       /* stored as; 0: the draft's */
     const void *k, *v;        /* [G][stride][dh]; NULL when compressing */
-    const void *rows;         /* states: [n][hidden] */
+    const void *rows;         /* states: [n][hidden]; NULL when compressing one that is there */
     uint32_t n;               /* rows per head */
     uint32_t stride;          /* rows from one head to the next; 0: n */
     const int32_t *pos;       /* [n], ascending; NULL: start .. start + n - 1 */

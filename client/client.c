@@ -17,6 +17,9 @@
 #include <unistd.h>
 
 #define NS_PER_MS 1000000ull
+#define BYE_NS (50 * NS_PER_MS)
+#define PAUSE_NS (2000 * NS_PER_MS) /* after the second attempt that nobody answered; doubles */
+#define DEAF_MOST 6u                /* four times: 32 s */
 
 const char *cairn_version(void)
 {
@@ -153,7 +156,16 @@ int cairn_open(const struct cairn_options *options, struct cairn_client **out_cl
     return 0;
 }
 
-/* Closing the descriptor channel tells the broker that the session is over, whatever becomes of BYE. */
+/* The broker takes a session that ends without BYE for a dead worker's: give it a moment to hear us. Closing the descriptor channel
+ * tells it that the session is over, whatever becomes of BYE. */
+static void say_bye(struct cairn_client *client)
+{
+    struct crn_msg_bye bye = {.request = 0};
+    struct crn_msg_ok ok;
+    if (crn_client_current(client, client->session))
+        CRN_CALL(client, bye, bye, ok, &ok, crn_now_ns() + BYE_NS);
+}
+
 void cairn_close(struct cairn_client *client)
 {
     if (client == NULL)
@@ -162,10 +174,7 @@ void cairn_close(struct cairn_client *client)
         crn_grant_free(client->leases);
     while (client->drafts != NULL)
         crn_writer_free(client->drafts);
-    if (client->session != NULL) {
-        struct crn_msg_bye bye = {.request = crn_client_next(client)};
-        crn_client_send(client, CRN_MSG_bye, &bye, 0);
-    }
+    say_bye(client);
     crn_conn_drop(client->session);
     crn_chan_close(client->chan);
     free(client->spare);
@@ -195,11 +204,30 @@ static int renew_channel(struct cairn_client *client)
     return 0;
 }
 
+/* Somebody listens and says nothing, time and again: each attempt costs seconds, so they become rarer. */
+static void note_attempt(struct cairn_client *client, uint64_t began_ns, int status)
+{
+    uint64_t now = crn_now_ns();
+    if (status != CAIRN_E_GONE || now - began_ns < CRN_PATIENCE_NS) {
+        client->deaf = 0;
+        return;
+    }
+    if (client->deaf < DEAF_MOST)
+        client->deaf++;
+    if (client->deaf > 1)
+        client->retry_ns = now + (PAUSE_NS << (client->deaf - 2));
+}
+
 int crn_client_ready(struct cairn_client *client, uint64_t deadline_ns)
 {
+    uint64_t began_ns = crn_now_ns();
     crn_client_begin(client);
     if (crn_client_current(client, client->session))
         return 0;
+    if (began_ns < client->retry_ns)
+        return crn_client_fail(client, CAIRN_E_GONE, "broker %s did not answer, next attempt in %u s",
+                               client->socket,
+                               (unsigned)((client->retry_ns - began_ns) / 1000000000u + 1));
     if (client->session != NULL && client->session->generation == 0)
         client->stuck = 1;
     crn_conn_drop(client->session);
@@ -208,6 +236,7 @@ int crn_client_ready(struct cairn_client *client, uint64_t deadline_ns)
     int status = renew_channel(client);
     if (status == 0)
         status = crn_conn_open(client, deadline_ns, &session);
+    note_attempt(client, began_ns, status);
     if (status != 0)
         return status;
     client->session = session;
@@ -218,7 +247,10 @@ int crn_client_ready(struct cairn_client *client, uint64_t deadline_ns)
 
 int cairn_connect(struct cairn_client *client, uint64_t deadline_ns)
 {
-    return client == NULL ? CAIRN_E_ARG : crn_client_ready(client, deadline_ns);
+    if (client == NULL)
+        return CAIRN_E_ARG;
+    client->retry_ns = 0;
+    return crn_client_ready(client, deadline_ns);
 }
 
 /* ---- requests ---- */

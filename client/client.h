@@ -19,6 +19,7 @@
 #define CRN_PAYLOADS_MAX 1228u /* 49152 bytes of struct crn_payload_rec */
 #define CRN_COUNTS_MAX 12288u  /* 49152 bytes of uint32 */
 #define CRN_SOCKET_BYTES 108u
+#define CRN_PATIENCE_NS 3000000000ull /* a broker that listens but does not answer in that time is gone */
 
 struct crn_segment {
     uint64_t id;
@@ -52,6 +53,8 @@ struct cairn_client {
     int stuck;                   /* 1: this connection cannot take another HELLO */
     uint64_t last_request;
     uint64_t sessions;           /* made so far */
+    uint64_t retry_ns;           /* no attempt to connect before */
+    uint32_t deaf;               /* attempts in a row that somebody took and nobody answered */
     struct cairn_lease *leases;  /* open ones */
     struct cairn_draft *drafts;
     void *spare;                 /* memory of the last lease that ended: the next one takes it over */

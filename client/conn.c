@@ -16,7 +16,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define CONNECT_NS 3000000000ull /* a broker that listens but does not answer in that time is gone */
 #define ARENAS_MAX 4096u
 
 struct crn_conn *crn_conn_hold(struct crn_conn *session)
@@ -152,7 +151,7 @@ static int session_start(struct cairn_client *client, struct crn_conn *session,
 
 int crn_conn_open(struct cairn_client *client, uint64_t deadline_ns, struct crn_conn **out_session)
 {
-    uint64_t patience_ns = crn_now_ns() + CONNECT_NS;
+    uint64_t patience_ns = crn_now_ns() + CRN_PATIENCE_NS;
     int patient = deadline_ns > patience_ns;
     struct crn_conn *session = calloc(1, sizeof *session);
     if (session == NULL)

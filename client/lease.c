@@ -265,7 +265,10 @@ static void make_parts(struct cairn_lease *lease, const struct crn_offer *o)
     lease->info = (struct cairn_lease_info){.class_ = (uint32_t)o->msg->class_,
                                             .reason = (uint32_t)o->msg->reason,
                                             .n_parts = (uint32_t)o->n_path,
-                                            .parts = lease->parts};
+                                            .parts = lease->parts,
+                                            .wants = lease->wants,
+                                            .n_wants = (uint32_t)o->n_wants};
+    memcpy(lease->wants, o->wants, o->n_wants * sizeof *o->wants);
 }
 
 /* A zeroed block; the spare one when it is large enough. */

@@ -35,6 +35,7 @@ struct cairn_lease {
     struct cairn_lease_info info;
     struct cairn_plan plan;
     struct cairn_map_view map; /* w NULL: none */
+    uint16_t wants[CAIRN_MAX_STATES];
     struct cairn_part parts[CAIRN_MAX_PATH];
     struct cairn_layer_view views[CAIRN_MAX_PATH]; /* for the driver of reuse.c */
     uint32_t n_items;
@@ -69,6 +70,8 @@ struct crn_offer {
     const uint32_t *counts;
     size_t n_counts;
     const struct crn_plan_rec *plan; /* NULL: none */
+    const uint16_t *wants;           /* [n_wants], at most CAIRN_MAX_STATES */
+    size_t n_wants;
 };
 int crn_grant_make(struct cairn_client *client, const struct crn_offer *offer, uint64_t deadline_ns,
                    struct cairn_lease **out_lease);

@@ -5,7 +5,8 @@
  * A put copies rows into the landing zone (or finds them there, written into reserved room), sends one message and returns; the
  * answer frees that part of the zone whenever it comes. Only a full zone makes a put wait. The first put that the broker could
  * not take is remembered, and ends the draft at the next call.
- * A draft that compresses sends index lists only: the rows are those of the entry that its lease holds. */
+ * A draft that replaces an entry sends index lists only: the rows are those of the entry that its lease holds. States that the
+ * entry lacks may come with rows. Whatever is not put is taken over. */
 #include "client/lease.h"
 
 #include "ipc/hash.h"
@@ -47,7 +48,7 @@ static int check_draft(const struct cairn_client *client, const struct cairn_dra
     if (memcmp(&client->options.model, &none, sizeof none) == 0 || s->n_layers == 0)
         return CAIRN_E_STATE; /* a tool publishes nothing */
     if (o->pyramid > CAIRN_PYRAMID_PUBLISH || cairn_dtype_bytes(o->dtype) == 0 ||
-        o->n_states > CAIRN_MAX_STATES || (o->settings != NULL && strlen(o->settings) > 256))
+        o->n_states > CAIRN_MAX_STATES || (o->settings != NULL && strlen(o->settings) > CAIRN_MAX_SETTINGS))
         return CAIRN_E_ARG;
     if (o->replaces != NULL)
         return o->replaces->client == client ? 0 : CAIRN_E_ARG;
@@ -91,7 +92,9 @@ static int estimate(const struct cairn_client *client, const struct cairn_draft_
     uint64_t list_bytes = n * sizeof(int32_t) * (s->n_kv_heads + 1u) + 8 * CAIRN_ALIGN;
     uint64_t row_bytes = max_u64(2ull * s->n_kv_heads * s->head_dim, o->n_states > 0 ? s->hidden : 0);
     msg->bytes = s->n_layers * kv_bytes + o->n_states * state_bytes + n * sizeof(int32_t);
-    msg->put_bytes = list_bytes + (o->replaces != NULL ? 0 : n * row_bytes * sizeof(float));
+    if (o->replaces != NULL)
+        row_bytes = o->n_states > 0 ? s->hidden : 0;
+    msg->put_bytes = list_bytes + n * row_bytes * sizeof(float);
     return 0;
 }
 
@@ -460,7 +463,8 @@ static int make_parcel(const struct cairn_draft *draft, const struct cairn_put *
     uint32_t dtype = put->dst_dtype != 0 ? put->dst_dtype : draft->dtype;
     const void *first = kind == CRN_PAYLOAD_KV ? put->k : put->rows;
     if (put->layer >= s->n_layers || cairn_dtype_bytes(dtype) == 0 || put->wide > 1024 ||
-        (first == NULL) != (draft->compresses != 0) ||
+        (first == NULL && !draft->compresses) ||
+        (kind == CRN_PAYLOAD_KV && first != NULL && draft->compresses) ||
         (kind == CRN_PAYLOAD_KV && (put->k == NULL) != (put->v == NULL)))
         return CAIRN_E_ARG;
     *out = (struct parcel){.msg = {.kind = kind,

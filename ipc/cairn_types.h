@@ -20,6 +20,7 @@ extern "C" {
 #define CAIRN_MAX_TOKENS (1u << 20)   /* tokens of a context */
 #define CAIRN_MAX_PATH 16u            /* entries on one path (root to leaf) */
 #define CAIRN_MAX_STATES 16u          /* states (E) kept per entry */
+#define CAIRN_MAX_SETTINGS 256u       /* bytes of a pyramid's settings */
 #define CAIRN_MAX_LABEL 63u           /* bytes of a display name, without the terminating zero */
 #define CAIRN_CHUNK_TOKENS 64u        /* tokens per chunk of the index */
 #define CAIRN_ALIGN 64u               /* alignment of every part of a payload, bytes */
@@ -59,6 +60,7 @@ enum cairn_reason {
     CAIRN_REASON_NO_STATE = 6,   /* the state where the plan's run starts was not kept */
     CAIRN_REASON_WHOLE_ONLY = 7, /* a prefill pyramid of another length */
     CAIRN_REASON_OTHER_FAMILY = 8,
+    CAIRN_REASON_SETTINGS = 9,   /* a prefill pyramid of other settings than the receiver takes */
 };
 
 /* How an entry's token sets were made. */

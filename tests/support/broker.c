@@ -235,6 +235,8 @@ int tiny_draft(struct cairn_client *client, const struct tiny_entry *e, struct c
     o.dtype = e->dtype != 0 ? e->dtype : CAIRN_F32;
     o.n_states = e->n_states;
     o.flags = e->flags;
+    o.pyramid = e->pyramid;
+    o.settings = e->settings;
     return cairn_draft_open(client, &o, SOON, out_draft);
 }
 
@@ -259,7 +261,7 @@ int tiny_put_layer(struct cairn_draft *draft, const struct tiny_entry *e, uint32
     return status;
 }
 
-static int put_state(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t layer)
+int tiny_put_state(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t layer)
 {
     struct cairn_put put = CAIRN_PUT_INIT;
     float *rows = malloc((size_t)e->n_tokens * TINY_HIDDEN * sizeof *rows);
@@ -282,7 +284,7 @@ int tiny_publish(struct cairn_client *client, const struct tiny_entry *e, struct
         return status;
     for (uint32_t layer = 0; layer < TINY_LAYERS && status == 0; layer++) {
         if (layer < e->n_states)
-            status = put_state(draft, e, layer);
+            status = tiny_put_state(draft, e, layer);
         if (status == 0)
             status = tiny_put_layer(draft, e, layer);
     }

@@ -60,12 +60,15 @@ struct tiny_entry {
     uint32_t n_states;      /* states entering layers 0 .. n_states-1 */
     uint32_t dtype;         /* 0: f32 */
     uint32_t flags;         /* CAIRN_DRAFT_* */
+    uint32_t pyramid;       /* enum cairn_pyramid */
+    const char *settings;
 };
 /* Publishes; the code of the call that failed, or 0. */
 int tiny_publish(struct cairn_client *client, const struct tiny_entry *entry, struct cairn_entry_id *out_entry);
 /* The pieces: an open draft, one layer put into it. */
 int tiny_draft(struct cairn_client *client, const struct tiny_entry *entry, struct cairn_draft **out_draft);
 int tiny_put_layer(struct cairn_draft *draft, const struct tiny_entry *entry, uint32_t layer);
+int tiny_put_state(struct cairn_draft *draft, const struct tiny_entry *entry, uint32_t layer);
 /* Attach to a context. */
 int tiny_attach(struct cairn_client *client, const int32_t *context, uint32_t n, struct cairn_lease **out_lease);
 /* Waits for and compares all rows of all shared layers of a part with what `model` published (f32 or f16 storage). */

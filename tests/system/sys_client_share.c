@@ -270,6 +270,94 @@ START_TEST(a_plan_below_the_floor_is_refused_for_its_quality)
 }
 END_TEST
 
+/* The producer's entry came before the plan: its next attach says what is missing, and a draft that replaces the lease adds it. */
+START_TEST(a_state_that_a_later_plan_wants_is_added_to_the_entry)
+{
+    struct broker b;
+    int32_t context[N];
+    struct cairn_entry_id before, after;
+    struct cairn_lease *lease;
+    struct cairn_draft *draft;
+    struct cairn_draft_options o = CAIRN_DRAFT_INIT;
+    broker_start(&b, small);
+    tiny_tokens(context, N, 15);
+    struct cairn_client *producer = tiny_open(&b, 1), *sibling = tiny_open(&b, 2);
+    struct tiny_entry e = {.model = 1, .context = context, .n_tokens = N};
+    ck_assert_int_eq(tiny_publish(producer, &e, &before), 0);
+    ck_assert_int_eq(tiny_attach(producer, context, N, &lease), 0);
+    ck_assert_uint_eq(cairn_lease_info(lease)->n_wants, 0);
+    cairn_release(lease);
+    store_plan(sibling, 0.9f);
+    ck_assert_int_eq(tiny_attach(sibling, context, N, &lease), CAIRN_E_MISS);
+    ck_assert_uint_eq(cairn_last_reason(sibling), CAIRN_REASON_NO_STATE);
+    ck_assert_int_eq(tiny_attach(producer, context, N, &lease), 0);
+    ck_assert_uint_eq(cairn_lease_info(lease)->n_wants, 1);
+    ck_assert_uint_eq(cairn_lease_info(lease)->wants[0], 1);
+    o.replaces = lease;
+    o.dtype = CAIRN_F32;
+    o.n_states = 1;
+    ck_assert_msg(cairn_draft_open(producer, &o, SOON, &draft) == 0, "%s", cairn_error(producer));
+    ck_assert_msg(tiny_put_state(draft, &e, 1) == 0, "%s", cairn_error(producer));
+    ck_assert_msg(cairn_commit(draft, SOON, &after) == 0, "%s", cairn_error(producer));
+    ck_assert(after.v != before.v);
+    tiny_check_part(lease, 0, 1); /* readers of the old generation finish undisturbed */
+    cairn_release(lease);
+    ck_assert_msg(tiny_attach(sibling, context, N, &lease) == 0, "%s", cairn_error(sibling));
+    ck_assert_uint_eq(cairn_lease_info(lease)->class_, CAIRN_CLASS_APPROX);
+    tiny_check_part(lease, 0, 1);
+    struct engine ctx = {.lease = lease};
+    struct cairn_engine engine = {sizeof engine, &ctx, run_begin, run_layer, suffix_layer};
+    ck_assert_msg(cairn_reuse(lease, &engine, NULL, SOON) == 0, "%s", cairn_error(sibling));
+    cairn_release(lease);
+    cairn_close(producer);
+    cairn_close(sibling);
+    broker_stop(&b);
+}
+END_TEST
+
+static uint32_t class_with(struct cairn_client *client, const int32_t *context, const char *settings,
+                           uint32_t *out_reason)
+{
+    struct cairn_match match;
+    struct cairn_query q = CAIRN_QUERY_INIT;
+    q.tokens = context;
+    q.n_tokens = N;
+    q.settings = settings;
+    ck_assert_int_eq(cairn_match(client, &q, SOON, &match), 0);
+    *out_reason = match.reason;
+    return match.class_;
+}
+
+START_TEST(a_prefill_pyramid_serves_only_who_names_its_settings)
+{
+    struct broker b;
+    int32_t context[N];
+    struct cairn_entry_id entry;
+    struct cairn_lease *lease;
+    uint32_t reason;
+    broker_start(&b, small);
+    tiny_tokens(context, N, 16);
+    struct cairn_client *client = tiny_open(&b, 1);
+    struct tiny_entry e = {.model = 1, .context = context, .n_tokens = N,
+                           .pyramid = CAIRN_PYRAMID_PREFILL, .settings = "prefill:d=0.9"};
+    ck_assert_msg(tiny_publish(client, &e, &entry) == 0, "%s", cairn_error(client));
+    ck_assert_uint_eq(class_with(client, context, "prefill:d=0.9", &reason), CAIRN_CLASS_EXACT);
+    ck_assert_uint_eq(class_with(client, context, "prefill:d=0.8", &reason), CAIRN_CLASS_NONE);
+    ck_assert_uint_eq(reason, CAIRN_REASON_SETTINGS);
+    ck_assert_int_eq(tiny_attach(client, context, N, &lease), CAIRN_E_MISS);
+    ck_assert_ptr_nonnull(strstr(cairn_error(client), "other settings"));
+    e.pyramid = CAIRN_PYRAMID_NONE; /* what it lacks is published beside it */
+    e.settings = NULL;
+    e.flags = CAIRN_DRAFT_EXCLUSIVE;
+    ck_assert_msg(tiny_publish(client, &e, &entry) == 0, "%s", cairn_error(client));
+    ck_assert_int_eq(tiny_attach(client, context, N, &lease), 0);
+    ck_assert(cairn_lease_info(lease)->parts[0].entry.v == entry.v);
+    cairn_release(lease);
+    cairn_close(client);
+    broker_stop(&b);
+}
+END_TEST
+
 static int see_plan(void *ctx, const struct cairn_plan *plan, const struct cairn_budget *budgets, const char *info)
 {
     struct cairn_plan *seen = ctx;
@@ -397,7 +485,11 @@ START_TEST(a_run_over_a_prefill_pyramid_inherits_its_sets_or_holds_them)
     struct cairn_client *producer = tiny_open(&b, 1), *sibling = tiny_open(&b, 2);
     store_plan(sibling, 0.9f);
     publish_pyramid(producer, context);
-    ck_assert_msg(tiny_attach(sibling, context, N, &lease) == 0, "%s", cairn_error(sibling));
+    struct cairn_query q = CAIRN_QUERY_INIT;
+    q.tokens = context;
+    q.n_tokens = N;
+    q.settings = "d=0.75";
+    ck_assert_msg(cairn_attach(sibling, &q, SOON, &lease) == 0, "%s", cairn_error(sibling));
     ck_assert_uint_eq(cairn_lease_info(lease)->class_, CAIRN_CLASS_APPROX);
     ck_assert_int_eq(cairn_lease_layer(lease, 0, 1, &view), 0);
     ck_assert_uint_eq(view.dtype, CAIRN_DTYPE_NONE);
@@ -410,7 +502,9 @@ START_TEST(a_run_over_a_prefill_pyramid_inherits_its_sets_or_holds_them)
         ck_assert_uint_eq(w.runs, 2);
     }
     cairn_release(lease);
-    ck_assert_int_eq(tiny_attach(sibling, context, N - 1, &lease), CAIRN_E_MISS);
+    q.n_tokens = N - 1;
+    ck_assert_int_eq(cairn_attach(sibling, &q, SOON, &lease), CAIRN_E_MISS);
+    ck_assert_uint_eq(cairn_last_reason(sibling), CAIRN_REASON_WHOLE_ONLY);
     cairn_close(producer);
     cairn_close(sibling);
     broker_stop(&b);
@@ -610,6 +704,8 @@ int main(void)
         RUN_TEST(what_is_not_cached_is_a_miss_with_its_reason),
         RUN_TEST(a_sibling_reuses_by_plan_and_the_driver_runs_its_layers_first),
         RUN_TEST(a_plan_below_the_floor_is_refused_for_its_quality),
+        RUN_TEST(a_state_that_a_later_plan_wants_is_added_to_the_entry),
+        RUN_TEST(a_prefill_pyramid_serves_only_who_names_its_settings),
         RUN_TEST(plans_are_listed_as_they_were_stored_and_dropped_by_id),
         RUN_TEST(a_run_over_a_prefill_pyramid_inherits_its_sets_or_holds_them),
         RUN_TEST(a_forced_run_drives_an_inspected_lease_with_the_map_of_the_named_plan),

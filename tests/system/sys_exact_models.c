@@ -287,6 +287,11 @@ static void check_attached(struct scene *s, const struct crn_ids *context,
 {
     struct reading shared, own;
     struct crn_reuse_choice automatic = choice_auto();
+    char settings[CRN_PYRAMID_TEXT];
+    if (rule != NULL) {
+        crn_pyramid_text(rule, settings);
+        automatic.settings = settings;
+    }
     reading_shared(&shared, &s->r, context, &automatic);
     reading_own(&own, &s->r, context, rule);
     ck_assert_uint_eq(shared.result.class_, CAIRN_CLASS_EXACT);
@@ -328,6 +333,17 @@ END_TEST
 
 /* ---- pyramids that keep everything ---- */
 
+/* Of a prefill pyramid's option; NULL for others. */
+static const char *settings_of(const char *option, char out_text[CRN_PYRAMID_TEXT])
+{
+    struct crn_pyramid_rule rule;
+    if (strncmp(option, "prefill", 7) != 0)
+        return NULL;
+    ck_assert_int_eq(crn_pyramid_parse(option[7] == ':' ? option + 8 : "", &rule), 0);
+    crn_pyramid_text(&rule, out_text);
+    return out_text;
+}
+
 START_TEST(a_pyramid_that_keeps_everything_is_the_full_cache)
 {
     static const struct {
@@ -342,12 +358,14 @@ START_TEST(a_pyramid_that_keeps_everything_is_the_full_cache)
     };
     struct scene s;
     struct crn_reuse_choice automatic = choice_auto();
+    char settings[CRN_PYRAMID_TEXT];
     scene_open(&s, (size_t)_i, CAIRN_F32, 0);
     for (size_t i = 0; i < sizeof keeping / sizeof *keeping; i++) {
         struct reading shared, own;
         char *text = random_text(keeping[i].chars, 20 + i);
         struct crn_ids context = receiver_tokens(&s.r, text);
         publish(&s, text, "f32", "f32", keeping[i].option);
+        automatic.settings = settings_of(keeping[i].option, settings);
         reading_shared(&shared, &s.r, &context, &automatic);
         for (uint32_t l = 0; l < shared.cache.n_layers; l++)
             ck_assert_uint_eq(shared.cache.layers[l].spans[0].heads[0].n, context.n);
@@ -484,6 +502,49 @@ START_TEST(contexts_that_part_share_what_they_have_in_common_to_the_token)
     crn_ids_free(&branch);
     crn_ids_free(&context);
     free(other);
+    free(text);
+    scene_close(&s);
+}
+END_TEST
+
+/* ---- states of plans that came later ---- */
+
+static void store_plan_from(const struct scene *s, uint32_t first)
+{
+    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
+    uint64_t plan;
+    put.plan.producer = s->r.model.weights->digest;
+    put.plan.receiver.b[0] = 1;
+    put.plan.first = first;
+    put.plan.last = first;
+    put.plan.quality = 1;
+    ck_assert_int_eq(cairn_plan_store(s->r.client, &put, SOON, &plan), 0);
+}
+
+START_TEST(a_state_added_later_serves_like_one_published_at_once)
+{
+    struct scene s;
+    struct reading shared, own;
+    char *text = random_text(200, 58);
+    scene_open(&s, (size_t)_i, CAIRN_F32, 0);
+    uint32_t last = s.r.model.weights->shape.n_layers - 1;
+    struct crn_reuse_choice from_last = choice_run(last, last);
+    struct crn_ids context = receiver_tokens(&s.r, text);
+    const char *const options[] = {"--model", s.model,     "--kv",
+                                   "f32",     "--context", text_file(0, text, -1),
+                                   NULL};
+    json_decref(worker_line(&s.broker, options));
+    store_plan_from(&s, last);
+    json_t *line = worker_line(&s.broker, options);
+    ck_assert_str_eq(json_text(line, "class"), "exact");
+    json_decref(line);
+    reading_shared(&shared, &s.r, &context, &from_last);
+    ck_assert_uint_eq(cairn_lease_info(shared.lease)->n_wants, 0);
+    reading_own(&own, &s.r, &context, NULL);
+    reading_same_bits(&shared, &own, "state added later");
+    reading_end(&own);
+    reading_end(&shared);
+    crn_ids_free(&context);
     free(text);
     scene_close(&s);
 }
@@ -723,6 +784,7 @@ int main(void)
         RUN_LOOP(a_longer_context_continues_a_cached_prefix_of_any_length, N_PREFIXES),
         RUN_TEST(nothing_is_published_behind_a_forced_reuse),
         RUN_LOOP(contexts_that_part_share_what_they_have_in_common_to_the_token, N_FORKS),
+        RUN_LOOP(a_state_added_later_serves_like_one_published_at_once, 4),
         RUN_LOOP(compressing_to_everything_changes_nothing, 4),
         RUN_LOOP(compressing_makes_a_new_entry_and_leaves_old_readers_alone, 4),
         RUN_TEST(an_int8_entry_is_compressed_and_no_entry_is_twice),

@@ -89,7 +89,7 @@ static uint64_t hashes[LONGEST / 64];
 static struct crn_path found(const struct crn_model *receiver, const int32_t *tokens, uint32_t n,
                              uint32_t min_quality)
 {
-    struct crn_query q = {.hashes = hashes, .n_tokens = n, .min_quality = min_quality,
+    struct crn_query q = {.hashes = hashes, .n_tokens = n, .min_quality = min_quality, .settings = "",
                           .model = receiver->digest, .family = receiver->family};
     struct crn_path path;
     q.n_hashes = (uint32_t)crn_hash_chain(&receiver->family, tokens, n, hashes);

@@ -48,6 +48,7 @@ const char *crn_reason_name(uint32_t reason)
         [CAIRN_REASON_NO_STATE] = "no_state",
         [CAIRN_REASON_WHOLE_ONLY] = "whole_only",
         [CAIRN_REASON_OTHER_FAMILY] = "other_family",
+        [CAIRN_REASON_SETTINGS] = "settings",
     };
     return reason < sizeof names / sizeof *names ? names[reason] : "unknown";
 }

@@ -212,6 +212,26 @@ static void compress(struct program *p, const struct crn_ids *context)
     crn_ids_free(&prefix);
 }
 
+/* A plan came after the entry: siblings need a state that it lacks. */
+static void add_states(struct program *p, const struct crn_ids *context)
+{
+    const struct crn_worker *w = &p->worker;
+    int status = crn_share_add_states(&p->worker.engine, w->client, context->ids,
+                                      (uint32_t)context->n, &w->publish, w->reuse.timeout_ms);
+    if (status != 0)
+        crn_log(CRN_LOG_WARN, "no states added: %s", cairn_strerror(status));
+}
+
+/* For those who come next; nobody waits for it. */
+static void work_when_answered(struct program *p, const struct crn_ids *context,
+                               const struct crn_outcome *outcome)
+{
+    if (outcome->reuse.n_wants > 0 && p->worker.publish.on)
+        add_states(p, context);
+    if (p->options.compress.selector != NULL)
+        compress(p, context);
+}
+
 struct group {
     const struct crn_request *requests;
     size_t n;
@@ -278,11 +298,11 @@ static void answer_group(struct program *p, const struct crn_request *requests, 
     if (status == 0)
         status = crn_answer(&p->worker, g.context.ids, (uint32_t)g.context.n, g.questions,
                             n_questions, &outcome);
-    if (status == 0 && p->options.compress.selector != NULL && p->worker.client != NULL)
-        compress(p, &g.context);
     int apart = status != 0 && n > 1;
     if (!apart)
         write_group(p, &g, status, &outcome);
+    if (status == 0 && p->worker.client != NULL)
+        work_when_answered(p, &g.context, &outcome);
     group_free(&g);
     for (size_t i = 0; apart && i < n; i++)
         answer_group(p, &requests[i], 1);

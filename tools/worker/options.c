@@ -229,9 +229,7 @@ static int parse_pyramid(struct crn_worker_options *o, const char *text)
         return refuse(
             "pyramid", text,
             "want off, plan, keep=F or prefill:d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0");
-    const struct crn_pyramid_rule *r = &o->rule;
-    snprintf(o->settings, sizeof o->settings, "prefill:d=%g,rho=%g,w=%g,m=%u,I=%u,sink=%u,warm=%u",
-             (double)r->d, (double)r->rho, (double)r->w, r->m, r->interval, r->sink, r->warm);
+    crn_pyramid_text(&o->rule, o->settings);
     return 0;
 }
 
@@ -484,6 +482,7 @@ static void fill_in(struct crn_worker_options *o)
         o->publish.dtype = o->kv_dtype;
     o->publish.states = o->states;
     o->publish.settings = o->rule.on ? o->settings : NULL;
+    o->reuse.settings = o->publish.settings;
     if (o->label == NULL)
         o->label = base_name(o->n_adapters > 0 ? o->adapters[o->n_adapters - 1].path : o->model);
 }

@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +63,12 @@ int crn_pyramid_parse(const char *text, struct crn_pyramid_rule *out_rule)
     }
     *out_rule = rule;
     return 0;
+}
+
+void crn_pyramid_text(const struct crn_pyramid_rule *r, char out_text[CRN_PYRAMID_TEXT])
+{
+    snprintf(out_text, CRN_PYRAMID_TEXT, "prefill:d=%g,rho=%g,w=%g,m=%u,I=%u,sink=%u,warm=%u",
+             (double)r->d, (double)r->rho, (double)r->w, r->m, r->interval, r->sink, r->warm);
 }
 
 /* float settings as the decimal numbers they were written as: 0.2f is not 0.2, and int(10 * 0.2)

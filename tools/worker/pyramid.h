@@ -29,6 +29,9 @@ struct crn_pyramid_rule {
 /* Parses "d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0" over the defaults. CAIRN_E_ARG names nothing:
  * the caller does. */
 int crn_pyramid_parse(const char *text, struct crn_pyramid_rule *out_rule);
+/* Canonical text of a rule: equal rules, equal text. Part of the key of what is published by it. */
+#define CRN_PYRAMID_TEXT 128u
+void crn_pyramid_text(const struct crn_pyramid_rule *r, char out_text[CRN_PYRAMID_TEXT]);
 
 /* 1 + int(S rho): queries that vote, and tokens never pruned. */
 uint32_t crn_pyramid_window(const struct crn_pyramid_rule *r, uint32_t prompt_tokens);

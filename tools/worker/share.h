@@ -26,6 +26,7 @@ struct crn_reuse_choice {
     int with_map;             /* RUN: apply the state map of a stored plan that starts at `first` */
     struct cairn_digest self; /* this model, with_map: whose plans are looked at */
     int hold;                 /* keep all rows of the run's first layer throughout */
+    const char *settings;     /* of the own prefill pyramid: such entries serve; NULL: none do */
     float min_quality;
     uint32_t timeout_ms; /* for each attach, publish, ... */
 };
@@ -50,6 +51,7 @@ struct crn_reuse_result {
     uint32_t n_tokens;           /* reused from position 0 */
     int32_t run_first, run_last; /* -1, -2: no run */
     int mapped;
+    uint32_t n_wants; /* states that plans start from and that this model's own entry lacks */
     struct cairn_digest producer;
     double match_s, map_s, run_s, suffix_s;
 };
@@ -85,6 +87,15 @@ const struct crn_prefill_watch *crn_publish_watch(struct crn_publish *p);
 /* Commits when everything arrived, else aborts. out_entry may be NULL. 0 when published. NULL p:
  * CAIRN_E_MISS. */
 int crn_publish_end(struct crn_publish *p, int commit, struct cairn_entry_id *out_entry);
+
+/* What states are stored as: int8 has groups of 64 channels (ipc/layout.h), other widths stay f16. */
+uint32_t crn_state_dtype(const struct crn_engine *e, const struct crn_publish_choice *choice);
+
+/* Adds the states that this model's entry of exactly tokens [n] lacks (cairn_lease_info.wants)
+ * because their plans came after it: runs the context as far as the deepest of them. fails
+ * CAIRN_E_MISS when there is no such entry or it lacks none, codes of the library and the engine */
+int crn_share_add_states(struct crn_engine *e, struct cairn_client *client, const int32_t *tokens,
+                         uint32_t n, const struct crn_publish_choice *choice, uint32_t timeout_ms);
 
 /* Compresses the entry that holds exactly tokens [n] of this model: scores its tokens, keeps what
  * the rule says, and lets the broker replace the payloads; no K or V travels. Layers that the rule

@@ -45,13 +45,6 @@ static int state_wanted(const struct crn_publish *p, uint32_t layer)
     return 0;
 }
 
-/* States as int8 have groups of 64 channels (ipc/layout.h); other widths are kept as f16. */
-static uint32_t state_dtype(const struct crn_publish *p)
-{
-    int grouped = p->e->weights->shape.hidden % 64 == 0;
-    return p->choice.dtype == CAIRN_I8 && !grouped ? (uint32_t)CAIRN_F16 : p->choice.dtype;
-}
-
 static int on_state(void *ctx, uint32_t layer, const float *h, const int32_t *pos, uint32_t n)
 {
     struct crn_publish *p = ctx;
@@ -61,7 +54,7 @@ static int on_state(void *ctx, uint32_t layer, const float *h, const int32_t *po
     put.layer = layer;
     put.rows = h;
     put.src_dtype = CAIRN_F32;
-    put.dst_dtype = state_dtype(p);
+    put.dst_dtype = crn_state_dtype(p->e, &p->choice);
     put.n = n;
     put.pos = pos;
     int status = cairn_put_state(p->draft, &put, cairn_deadline_in(p->timeout_ms));
@@ -158,10 +151,11 @@ struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client 
         const struct cairn_lease_info *info = cairn_lease_info(parent);
         options.parent = info->parts[info->n_parts - 1].entry;
     }
-    options.pyramid = choice->settings != NULL         ? CAIRN_PYRAMID_PREFILL
+    int dropped = choice->settings != NULL && start == 0; /* a continuation is always whole */
+    options.pyramid = dropped                          ? CAIRN_PYRAMID_PREFILL
                       : choice->sets != CRN_SETS_WHOLE ? CAIRN_PYRAMID_PUBLISH
                                                        : CAIRN_PYRAMID_NONE;
-    options.settings = choice->settings;
+    options.settings = dropped ? choice->settings : NULL;
     options.dtype = choice->dtype;
     options.n_states = CAIRN_MAX_STATES;
     options.flags = CAIRN_DRAFT_EXCLUSIVE;

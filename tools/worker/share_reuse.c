@@ -52,6 +52,7 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
     query.tokens = tokens;
     query.n_tokens = n;
     query.min_quality = choice->min_quality;
+    query.settings = choice->settings;
     query.flags = choice->mode == CRN_REUSE_AUTO ? 0 : CAIRN_QUERY_INSPECT;
     int status = 0;
     if (choice->mode == CRN_REUSE_RUN && choice->with_map) {
@@ -75,6 +76,7 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
         choice->mode == CRN_REUSE_AUTO ? info->class_ : (uint32_t)CAIRN_CLASS_APPROX;
     out_result->reason = info->reason;
     out_result->n_tokens = info->n_tokens;
+    out_result->n_wants = choice->mode == CRN_REUSE_AUTO ? info->n_wants : 0;
     out_result->producer = info->parts[0].producer;
     return 0;
 }
