@@ -96,6 +96,7 @@ static void tick(struct crn_watch *watch, uint32_t events)
         crn_session_flush(s);
     b->sweep_due = true; /* at the end of the turn: what is ready in this one must stay in place */
     crn_tier_tick(b->tier);
+    crn_dispatch_parked(b);
 }
 
 static void tier_ready(struct crn_watch *watch, uint32_t events)
@@ -103,6 +104,7 @@ static void tier_ready(struct crn_watch *watch, uint32_t events)
     struct crn_broker *b = watch->ctx;
     (void)events;
     crn_tier_collect(b->tier);
+    crn_dispatch_parked(b);
 }
 
 static void signalled(struct crn_watch *watch, uint32_t events)
@@ -199,7 +201,8 @@ static int open_spaces(struct crn_broker *b)
             .arena_bytes = b->config->arena_bytes < c->memory_bytes ? b->config->arena_bytes
                                                                     : c->memory_bytes,
             .first_generation = 1 + (b->boot & 0xffff),
-            .mem = b->mem};
+            .mem = b->mem,
+            .spill_int8 = b->config->spill_int8 || c->spill_int8};
         int status = crn_space_open(&options, &b->spaces[b->n_spaces]);
         if (status != 0)
             return status;

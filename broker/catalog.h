@@ -41,7 +41,8 @@ struct crn_cat_entry {
     struct cairn_digest producer, family;
     struct cairn_shape shape;
     uint32_t start, n_tokens;
-    uint8_t pyramid, pinned;
+    uint8_t pyramid, pinned, spill_int8;
+    uint32_t token_ns; /* what a token cost its publisher; 0: not known */
     uint32_t n_payloads, n_counts, n_hashes;
     const char *settings; /* zero-terminated */
     const struct crn_cat_payload *payloads;

@@ -94,7 +94,9 @@ int crn_cat_encode_entry(const struct crn_cat_entry *e, void **out_rec, size_t *
                                      .n_hashes = e->n_hashes,
                                      .settings_bytes = (uint32_t)strlen(e->settings) + 1,
                                      .pyramid = e->pyramid,
-                                     .pinned = e->pinned};
+                                     .pinned = e->pinned,
+                                     .spill_int8 = e->spill_int8,
+                                     .token_ns = e->token_ns};
     memcpy(head.space, e->space, sizeof head.space);
     memcpy(head.label, e->label, sizeof head.label);
     if (!entry_sizes_ok(&head) || !label_ok(e->space) || !label_ok(e->label))
@@ -194,6 +196,8 @@ int crn_cat_decode_entry(const void *rec, size_t n, uint64_t key, struct crn_cat
                               .parent = r->parent,
                               .created_s = r->created_s,
                               .hits = r->hits,
+                              .spill_int8 = r->spill_int8 != 0,
+                              .token_ns = r->token_ns,
                               .producer = r->producer,
                               .family = r->family,
                               .shape = r->shape,

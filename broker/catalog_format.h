@@ -25,8 +25,9 @@ struct crn_cat_entry_rec {
     uint32_t start, n_tokens;
     uint32_t n_payloads, n_counts, n_hashes;
     uint32_t settings_bytes; /* with the terminating zero, without padding */
-    uint8_t pyramid, pinned;
-    uint8_t reserved[6];
+    uint8_t pyramid, pinned, spill_int8;
+    uint8_t reserved;
+    uint32_t token_ns;
 };
 _Static_assert(sizeof(struct crn_cat_entry_rec) == 256, "stored bytes");
 

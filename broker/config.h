@@ -20,16 +20,17 @@ enum crn_config_source {
     CRN_FROM_FLAG = 3,
 };
 
-/* NAME[:uid=N,...][:memory=SIZE] */
+/* NAME[:uid=N,...][:memory=SIZE][:spill-int8] */
 struct crn_config_space {
     char name[64];
     uid_t uids[CRN_CONFIG_UIDS]; /* who may use it; none given: the broker's own uid */
     uint32_t n_uids;
+    bool spill_int8;       /* of its entries, whatever --spill-int8 says */
     uint64_t memory_bytes; /* 0: an equal share of what the others leave */
 };
 
 /* One row per setting, in the order of --help. */
-#define CRN_SETTING_COUNT 16
+#define CRN_SETTING_COUNT 17
 
 struct crn_config {
     char *socket;
@@ -43,7 +44,7 @@ struct crn_config {
     uint64_t copy_threads;
     struct crn_store_config nvme; /* paths are owned; no files: no NVMe */
     uint64_t high_percent, low_percent;
-    bool write_through;
+    bool write_through, spill_int8;
     uint64_t log_level; /* enum crn_log_level */
     char *file;         /* --config; NULL: none */
     bool print_config, show_version, show_help;

@@ -12,10 +12,15 @@
 #include "broker/broker.h"
 #include "ipc/log.h"
 
+#include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define PARK_NS UINT64_C(2000000000)
 
 typedef int handler_fn(struct crn_call *call);
 
@@ -136,8 +141,8 @@ static void set_request(union crn_any_msg *out, enum crn_msg_type type, uint64_t
     }
 }
 
-/* Decodes, calls the handler, and answers. */
-static void serve(struct crn_call *call, enum crn_msg_type type, const void *bytes, size_t n)
+/* Decodes, calls the handler, and answers. -EAGAIN: not yet, nothing was answered. */
+static int serve(struct crn_call *call, enum crn_msg_type type, const void *bytes, size_t n)
 {
     static union crn_any_msg in; /* large, and one call at a time */
     call->in = &in;
@@ -149,14 +154,15 @@ static void serve(struct crn_call *call, enum crn_msg_type type, const void *byt
         call->out_type = verbs[type].answer;
         status = verbs[type].handle(call);
     }
-    if (status == CRN_LATER)
-        return;
+    if (status == CRN_LATER || status == -EAGAIN)
+        return status;
     if (status == 0) {
         set_request(&call->out, call->out_type, call->request);
         status = crn_session_send(call->session, call->out_type, &call->out);
     }
     if (status < 0)
         refuse(call, status);
+    return 0;
 }
 
 static void note_session(struct crn_call *call)
@@ -168,28 +174,104 @@ static void note_session(struct crn_call *call)
     call->session->requests++;
 }
 
-void crn_dispatch(struct crn_broker *broker, struct crn_peer *peer, const void *bytes, size_t n)
+/* ---- requests that wait for memory ---- */
+
+static int park(struct crn_session *s, const void *bytes, size_t n)
+{
+    struct crn_parked *p = s->n_parked < CRN_SESSION_PARKED ? malloc(sizeof *p + n) : NULL;
+    if (p == NULL)
+        return CAIRN_E_BUSY;
+    p->next = NULL;
+    p->until_ns = crn_now_ns() + PARK_NS;
+    p->n = n;
+    memcpy(p->bytes, bytes, n);
+    *s->parked_end = p;
+    s->parked_end = &p->next;
+    s->n_parked++;
+    return 0;
+}
+
+static void unpark_first(struct crn_session *s)
+{
+    struct crn_parked *p = s->parked;
+    s->parked = p->next;
+    if (s->parked == NULL)
+        s->parked_end = &s->parked;
+    s->n_parked--;
+    free(p);
+}
+
+static struct crn_call *new_call(struct crn_broker *broker, struct crn_peer *peer)
 {
     static struct crn_call call; /* 200 KiB of scratch; one call at a time */
-    enum crn_msg_type type = CRN_MSG_error;
     call.broker = broker;
     call.peer = peer;
     call.request = 0;
     call.text[0] = '\0';
     memset(&call.out, 0, sizeof call.out);
-    note_session(&call);
-    int status = crn_wire_peek(bytes, n, &type, &call.request);
-    if (status != 0) {
-        CRN_COUNT(&broker->stats, bad_message_total);
-        crn_call_fail(&call, status, "malformed message; this broker speaks protocol %u to %u",
-                      CRN_PROTO_MIN, CRN_PROTO_MAX);
-    } else {
-        status = admit(&call, type);
+    return &call;
+}
+
+/* -EAGAIN: it waits on. */
+static int try_again(struct crn_broker *b, struct crn_session *s, bool last_time)
+{
+    struct crn_peer peer = s->peer;
+    enum crn_msg_type type = CRN_MSG_error;
+    peer.pidfd = -1;
+    struct crn_call *call = new_call(b, &peer);
+    call->session = s;
+    if (crn_wire_peek(s->parked->bytes, s->parked->n, &type, &call->request) != 0)
+        return 0; /* it was sound when it came */
+    crn_tier_fed(b->tier);
+    crn_tier_hurry(b->tier, last_time);
+    int status = serve(call, type, s->parked->bytes, s->parked->n);
+    crn_tier_hurry(b->tier, false);
+    if (status == -EAGAIN && last_time) {
+        refuse(call, CAIRN_E_FULL);
+        status = 0;
     }
+    return status;
+}
+
+void crn_dispatch_parked(struct crn_broker *b)
+{
+    for (struct crn_session *s = b->sessions.first; s != NULL; s = s->next) {
+        while (s->parked != NULL && s->doom == NULL) {
+            if (try_again(b, s, crn_now_ns() >= s->parked->until_ns) == -EAGAIN)
+                break;
+            unpark_first(s);
+        }
+    }
+}
+
+/* ---- the way in ---- */
+
+static int dispatch(struct crn_call *call, const void *bytes, size_t n)
+{
+    enum crn_msg_type type = CRN_MSG_error;
+    int status = crn_wire_peek(bytes, n, &type, &call->request);
+    if (status != 0) {
+        CRN_COUNT(&call->broker->stats, bad_message_total);
+        return crn_call_fail(call, status, "malformed message; this broker speaks protocol %u to %u", CRN_PROTO_MIN,
+                             CRN_PROTO_MAX);
+    }
+    status = admit(call, type);
     if (status != 0)
-        refuse(&call, status);
-    else
-        serve(&call, type, bytes, n);
+        return status;
+    crn_tier_fed(call->broker->tier);
+    bool waits = call->session != NULL && call->session->parked != NULL;
+    if (waits || serve(call, type, bytes, n) == -EAGAIN)
+        return call->session != NULL ? park(call->session, bytes, n) : CAIRN_E_FULL;
+    return 0;
+}
+
+void crn_dispatch(struct crn_broker *broker, struct crn_peer *peer, const void *bytes, size_t n)
+{
+    struct crn_call *call = new_call(broker, peer);
+    note_session(call);
+    int status = dispatch(call, bytes, n);
+    if (status != 0)
+        refuse(call, status);
     if (peer->pidfd >= 0)
         close(peer->pidfd);
 }

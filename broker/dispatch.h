@@ -2,7 +2,8 @@
  *
  * A handler gets a decoded message of a session whose sender the kernel has confirmed. It validates, works, fills `out` and
  * returns 0; or returns a code, best through crn_call_fail with one clear line; or CRN_LATER when somebody else will answer.
- * Handlers change nothing before their last check has passed. */
+ * Handlers change nothing before their last check has passed. One that returns -EAGAIN found no memory while the tier below is
+ * making some: the request, and all that follow it in its session, wait for that without holding up anybody else. */
 #ifndef CRN_BROKER_DISPATCH_H
 #define CRN_BROKER_DISPATCH_H
 
@@ -38,6 +39,9 @@ int crn_call_fail(struct crn_call *call, int code, const char *format, ...)
 
 /* Serves one message. peer->pidfd is taken over. */
 void crn_dispatch(struct crn_broker *broker, struct crn_peer *peer, const void *bytes, size_t n);
+
+/* Requests that wait for memory, tried again; those that waited too long are answered as things are. After events of the tier. */
+void crn_dispatch_parked(struct crn_broker *broker);
 
 /* Handlers, by file. */
 int crn_handle_hello(struct crn_call *call); /* handle_session.c */

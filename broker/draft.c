@@ -66,6 +66,7 @@ int crn_draft_open(struct crn_session *session, const struct crn_draft_spec *spe
     d->start = spec->start;
     d->n_tokens = spec->n_tokens;
     d->exclusive = spec->exclusive;
+    d->spill_int8 = spec->spill_int8;
     d->pyramid = spec->pyramid;
     memcpy(d->settings, spec->settings, sizeof d->settings);
     keep(d->parent, 1);
@@ -171,7 +172,7 @@ static int publish_replacement(struct crn_draft *d, char *why, size_t why_bytes,
     free(e->settings);
     e->settings = settings;
     e->pyramid = d->pyramid;
-    crn_tier_removed(e); /* its record, if it has one: the payloads are others now */
+    crn_tier_replaced(e); /* its record, if it has one, is good until the next one is */
     crn_body_drop(e->body);
     e->body = crn_body_hold(d->body);
     crn_entries_renew(&d->space->entries, e);
@@ -231,6 +232,8 @@ static void publish(struct crn_draft *d)
         return;
     }
     e->pinned |= d->pin;
+    e->spill_int8 |= d->spill_int8;
+    e->token_ns = d->token_ns > 0 ? d->token_ns : e->token_ns;
     crn_tier_published(e);
     d->session->published++;
     struct crn_msg_committed reply = {

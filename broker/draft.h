@@ -42,7 +42,8 @@ struct crn_draft {
     uint32_t start, n_tokens;
     uint32_t n_copies;           /* under way */
     uint64_t commit_request;     /* SEALED */
-    bool exclusive, pin;
+    uint64_t token_ns;           /* told with COMMIT */
+    bool exclusive, pin, spill_int8;
     bool broken;                 /* a copy failed: cannot be committed */
     uint8_t pyramid;
     char settings[CAIRN_MAX_SETTINGS + 1];
@@ -53,7 +54,7 @@ struct crn_draft_spec {
     struct crn_entry *parent, *replaces;
     uint64_t first_hash, put_bytes;
     uint32_t start, n_tokens;
-    bool exclusive;
+    bool exclusive, spill_int8;
     uint8_t pyramid;
     char settings[CAIRN_MAX_SETTINGS + 1];
 };

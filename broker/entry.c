@@ -208,11 +208,21 @@ int crn_entry_create(const struct crn_entry_spec *spec, struct crn_entry **out_e
     return 0;
 }
 
+void crn_entry_drop_old(struct crn_entry *e)
+{
+    while (e->old != NULL) {
+        struct crn_body *body = e->old;
+        e->old = body->older;
+        crn_body_drop(body);
+    }
+}
+
 void crn_entry_destroy(struct crn_entry *e)
 {
     if (e == NULL)
         return;
     crn_body_drop(e->body);
+    crn_entry_drop_old(e);
     free(e->settings);
     free(e);
 }

@@ -32,12 +32,15 @@ struct crn_entry {
     bool pinned;
     char *settings;           /* of the pyramid; "" when none */
     struct crn_body *body;    /* NULL: cold, to be loaded by crn_tier_warm */
+    struct crn_body *old;     /* what the catalogue still names: bodies replaced since (payload.h: older) */
     uint64_t catalog_id;      /* 0: never on NVMe */
     uint64_t cold_bytes;      /* of a cold entry: all payloads */
     uint64_t warm_turn;       /* when its body was loaded (tier_impl.h) */
     uint16_t cold_states;
     uint8_t cold_dtype;       /* of layer 0 */
-    bool durable;             /* its record is in the catalogue */
+    bool durable;             /* its record is in the catalogue, and is of this body */
+    bool in_catalog;          /* a record of it is; of an earlier body, perhaps */
+    bool spill_int8;          /* keys and values are coded as int8 on their way to NVMe */
     bool broken;              /* unreadable, to be dropped */
     struct crn_tier_item *item; /* being committed; NULL */
     uint64_t created_ns, used_ns, hits;
@@ -95,6 +98,7 @@ struct crn_entry_spec {
  * own     crn_entry_destroy. fails -ENOMEM, CAIRN_E_ARG (start behind the parent's end), CAIRN_E_MISS (a parent cannot be read) */
 int crn_entry_create(const struct crn_entry_spec *spec, struct crn_entry **out_entry);
 void crn_entry_destroy(struct crn_entry *e);
+void crn_entry_drop_old(struct crn_entry *e); /* replaced bodies: the record is of the present one now, or gone */
 
 /* Hash of the last whole chunk of the context up to the entry's end (the family's root hash when there is none). */
 uint64_t crn_entry_last_hash(const struct crn_entry *e);

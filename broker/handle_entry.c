@@ -111,7 +111,8 @@ int crn_handle_spill(struct crn_call *call)
     status = start_mover(call, "spill", &m);
     if (status != 0)
         return status;
-    status = crn_tier_spill(e, first, last, moved, m);
+    struct crn_tier_layers what = {first, last, (msg->flags & CRN_SPILL_INT8) != 0};
+    status = crn_tier_spill(e, &what, moved, m);
     if (status != 0)
         free(m);
     return status == 0 ? CRN_LATER : status;

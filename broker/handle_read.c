@@ -9,6 +9,8 @@
 #include "broker/match.h"
 #include "broker/tier.h"
 
+#include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* ---- queries ---- */
@@ -240,7 +242,8 @@ int crn_handle_attach(struct crn_call *call)
         status = list_path(call, &path, (q.flags & CRN_ATTACH_INSPECT) != 0, &listing);
     if (status != 0)
         return status;
-    if ((q.flags & CRN_ATTACH_INSPECT) == 0)
+    bool counts = (q.flags & CRN_ATTACH_INSPECT) == 0;
+    if (counts && path.n == 0)
         count_match(&s->space->stats, &path);
     call->out.attached.class_ = path.class_;
     call->out.attached.reason = path.reason;
@@ -250,13 +253,17 @@ int crn_handle_attach(struct crn_call *call)
     if (status != 0)
         return crn_call_fail(call, status, "attach: %u leases are held, release some",
                              s->n_leases);
-    count_attach(s, &path, lease, &listing);
     status = crn_tier_want(s, lease, &path, &listing);
     if (status != 0) {
         crn_lease_end(s, lease);
+        if (status == -EAGAIN)
+            return status;
         return crn_call_fail(call, status, "attach: %u payloads, more than a lease can wait for",
                              listing.n);
     }
+    if (counts)
+        count_match(&s->space->stats, &path);
+    count_attach(s, &path, lease, &listing);
     answer_attach(call, &path, lease, &listing);
     return 0;
 }

@@ -106,6 +106,7 @@ static int check_draft(struct crn_call *call, struct crn_draft_spec *spec)
     spec->pyramid = (uint8_t)m->pyramid;
     spec->put_bytes = m->put_bytes;
     spec->first_hash = m->first_hash;
+    spec->spill_int8 = (m->flags & CRN_DRAFT_SPILL_INT8) != 0;
     spec->exclusive = (m->flags & CRN_DRAFT_EXCLUSIVE) != 0 && m->first_hash != 0;
     crn_wire_text(m->settings, spec->settings, sizeof spec->settings);
     status = m->replaces == 0 ? check_parent(call, spec) : check_replaces(call, spec);
@@ -173,6 +174,7 @@ int crn_handle_commit(struct crn_call *call)
     int status = find_draft(call, m->draft, &d);
     if (status != 0)
         return status;
+    d->token_ns = m->token_ns;
     status = crn_draft_commit(d, call->request, (m->flags & CRN_COMMIT_PIN) != 0);
     return status == 0 ? CRN_LATER
                        : crn_call_fail(call, status, "draft %llu is being committed already",

@@ -19,6 +19,7 @@
 #include "ipc/hash.h"
 #include "ipc/wire.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -278,6 +279,8 @@ int crn_match_query(const struct crn_space *space, const struct crn_query *query
             break;
         match_depth(space, query, depth, &best);
     }
+    if (best.n == 0 && crn_tier_starved(space))
+        return -EAGAIN; /* there may be something, once there is memory to look at it */
     *out_path = best;
     return 0;
 }

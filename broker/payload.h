@@ -68,6 +68,7 @@ struct crn_body {
     uint32_t leases;
     uint16_t n_layers, n_states;
     uint64_t bytes, allocated_bytes;
+    struct crn_body *older; /* of an entry's replaced bodies: the next one */
     struct crn_payload *tokens;
     struct crn_payload *states[CAIRN_MAX_STATES]; /* in the order of arrival; layer in the payload */
     struct crn_payload *kv[];                     /* [n_layers]; NULL until it arrived */

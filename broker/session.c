@@ -69,6 +69,7 @@ int crn_session_create(struct crn_broker *broker, const struct crn_session_spec 
     s->shape = spec->shape;
     memcpy(s->label, spec->label, sizeof s->label);
     s->queue_end = &s->queue;
+    s->parked_end = &s->parked;
     s->connected_ns = s->seen_ns = crn_now_ns();
     int status = random_identity(s);
     if (status == 0)
@@ -125,6 +126,15 @@ static void drop_queue(struct crn_session *s)
     s->n_queue = 0;
 }
 
+static void drop_parked(struct crn_session *s)
+{
+    while (s->parked != NULL) {
+        struct crn_parked *p = s->parked;
+        s->parked = p->next;
+        free(p);
+    }
+}
+
 static void drop_spare(struct crn_session *s)
 {
     struct crn_landing *l = s->spare;
@@ -156,6 +166,7 @@ static void crn_session_reap(struct crn_session *s)
         crn_session_end_landing(s, s->landings);
     drop_spare(s);
     drop_queue(s);
+    drop_parked(s);
     if (s->peer.pidfd >= 0) {
         crn_loop_remove(broker->loop, &s->death);
         close(s->peer.pidfd);

@@ -23,9 +23,18 @@ struct crn_lease;
 #define CRN_SESSION_DRAFTS 8u    /* open at a time */
 #define CRN_SESSION_LANDINGS 16u /* including those of drafts */
 #define CRN_SESSION_QUEUE 64u    /* answers that wait for the peer to read */
+#define CRN_SESSION_PARKED 1024u /* requests that wait for memory */
 
 struct crn_outgoing {
     struct crn_outgoing *next;
+    size_t n;
+    uint8_t bytes[];
+};
+
+/* A request that waits for memory, or behind one that does. */
+struct crn_parked {
+    struct crn_parked *next;
+    uint64_t until_ns; /* then it is answered as things are */
     size_t n;
     uint8_t bytes[];
 };
@@ -54,6 +63,8 @@ struct crn_session {
     uint64_t spare_ns;         /* when it became idle */
     struct crn_outgoing *queue, **queue_end;
     uint32_t n_queue;
+    struct crn_parked *parked, **parked_end; /* in the order they came (dispatch.c) */
+    uint32_t n_parked;
     uint64_t connected_ns, seen_ns;
     uint64_t requests, hits, published, saved_bytes;
     const char *doom; /* why it ends; NULL while it lives */

@@ -102,8 +102,9 @@ static int fits_some_arena(const struct crn_space *space, uint64_t need)
 /* Down a tier if there is one, else out. */
 static int make_room(struct crn_space *space, uint64_t bytes)
 {
-    if (crn_tier_make_room(space, bytes))
-        return 0;
+    enum crn_tier_room room = crn_tier_make_room(space, bytes);
+    if (room != CRN_ROOM_NONE) /* nothing is dropped while the tier works */
+        return room == CRN_ROOM_MADE ? 0 : room == CRN_ROOM_COMING ? -EAGAIN : CAIRN_E_FULL;
     struct crn_entry *victim = crn_evict_victim(space, &crn_evict_cost, crn_now_ns());
     if (victim == NULL)
         return CAIRN_E_FULL;
@@ -145,9 +146,11 @@ int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **
                     struct crn_extent *out_extent)
 {
     uint32_t n = crn_arena_granules(bytes);
-    int status = crn_space_alloc_plain(space, bytes, out_arena, out_extent);
-    while (status == CAIRN_E_FULL && make_room(space, bytes) == 0)
+    int status = crn_space_alloc_plain(space, bytes, out_arena, out_extent), room = 0;
+    while (status == CAIRN_E_FULL && (room = make_room(space, bytes)) == 0)
         status = alloc_in_arenas(space, n, out_arena, out_extent);
+    if (status == CAIRN_E_FULL && room == -EAGAIN)
+        return room;
     if (status == CAIRN_E_FULL)
         tell_full(space, bytes);
     return status;

@@ -28,6 +28,7 @@ struct crn_space_options {
     uint64_t limit_bytes, arena_bytes;
     uint64_t first_generation;
     const struct crn_mem_ops *mem;
+    bool spill_int8; /* of all its entries */
 };
 
 struct crn_tier;
@@ -53,7 +54,7 @@ int crn_space_open(const struct crn_space_options *options, struct crn_space *ou
 void crn_space_close(struct crn_space *space);
 
 /* Room for one payload: in an arena there is, else in a new one while the limit allows, else after evicting.
- * fails   CAIRN_E_FULL when eviction found nothing, CAIRN_E_TOO_BIG, -ENOMEM */
+ * fails   CAIRN_E_FULL when eviction found nothing, -EAGAIN when the tier below is making room, CAIRN_E_TOO_BIG, -ENOMEM */
 int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
                     struct crn_extent *out_extent);
 /* The same without dropping anything to make room. */

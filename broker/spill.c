@@ -6,7 +6,7 @@
  * fails its transfer: what was not issued yet is dropped, what is in flight is waited for, because the memory belongs to the
  * kernel until then.
  *
- * Threads: callers submit and take, engine threads move, two checkers hash what was read. One mutex guards the queues; it is
+ * Threads: callers submit and take, engine threads move, two checkers hash what was read and prepare what is to be written. One mutex guards the queues; it is
  * never held across I/O or hashing.
  *
  * What it does not do: no ordering between transfers (a sync covers what the submitter saw finish), no caching, no retries of
@@ -128,7 +128,7 @@ bool crn_spill_next_locked(struct crn_spill *s, struct crn_spill_piece *out_piec
 
 bool crn_spill_idle_locked(const struct crn_spill *s)
 {
-    return s->in_flight == 0 && s->syncs.n == 0 && s->reads.n == 0 && s->writes.n == 0;
+    return s->in_flight == 0 && s->syncs.n == 0 && s->reads.n == 0 && s->writes.n == 0 && s->preparing == 0;
 }
 
 /* What a result means for a piece: 1 = issue again, 0 = finished, negative = failed. Counts what is issued again. */
@@ -223,7 +223,38 @@ bool crn_spill_finish(struct crn_spill *s, struct crn_spill_piece *p, int res)
     return false;
 }
 
-/* ---- checksums ---- */
+/* ---- checksums, and preparing ---- */
+
+static void check(struct crn_spill *s, struct crn_spill_io *io)
+{
+    if (crn_hash64(io->mem, io->bytes) != io->checksum) {
+        io->result = CAIRN_E_CORRUPT;
+        log_failure(s, io);
+    }
+    pthread_mutex_lock(&s->lock);
+    finished_locked(s, io);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void prepare(struct crn_spill *s, struct crn_spill_io *io)
+{
+    uint64_t most = io->bytes;
+    io->result = io->prepare(io);
+    if (io->result == 0 && (io->mem == NULL || (uintptr_t)io->mem % CRN_SPILL_ALIGN != 0 || io->bytes == 0 || io->bytes > most))
+        io->result = CAIRN_E_ARG;
+    if (io->result != 0)
+        log_failure(s, io);
+    io->total = (io->bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN;
+    pthread_mutex_lock(&s->lock);
+    s->preparing--;
+    if (io->result == 0)
+        push(&s->writes, io);
+    else
+        finished_locked(s, io);
+    pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->lock);
+    s->backend->wake(s);
+}
 
 static void *checker_main(void *arg)
 {
@@ -238,12 +269,11 @@ static void *checker_main(void *arg)
             continue;
         }
         pthread_mutex_unlock(&s->lock);
-        if (crn_hash64(io->mem, io->bytes) != io->checksum) {
-            io->result = CAIRN_E_CORRUPT;
-            log_failure(s, io);
-        }
+        if (io->op == CRN_SPILL_WRITE)
+            prepare(s, io);
+        else
+            check(s, io);
         pthread_mutex_lock(&s->lock);
-        finished_locked(s, io);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -366,7 +396,8 @@ static int check_io(const struct crn_spill *s, const struct crn_spill_io *io)
         return CAIRN_E_ARG;
     if (io->op == CRN_SPILL_SYNC)
         return 0;
-    if (io->bytes == 0 || io->mem == NULL || io->off % CRN_SPILL_ALIGN != 0 || (uintptr_t)io->mem % CRN_SPILL_ALIGN != 0)
+    bool later = io->op == CRN_SPILL_WRITE && io->prepare != NULL;
+    if (io->bytes == 0 || (io->mem == NULL && !later) || io->off % CRN_SPILL_ALIGN != 0 || (uintptr_t)io->mem % CRN_SPILL_ALIGN != 0)
         return CAIRN_E_ARG;
     if (__builtin_add_overflow(io->bytes, (uint64_t)CRN_SPILL_ALIGN - 1, &total) ||
         __builtin_add_overflow(io->off, total, &end) || end > INT64_MAX)
@@ -390,6 +421,13 @@ int crn_spill_submit(struct crn_spill *s, struct crn_spill_io *io)
         s->reads_open++;
     else
         s->writes_open++;
+    if (io->op == CRN_SPILL_WRITE && io->prepare != NULL) {
+        s->preparing++;
+        push(&s->checks, io);
+        pthread_cond_signal(&s->check_work);
+        pthread_mutex_unlock(&s->lock);
+        return 0;
+    }
     push(queue_of(s, io), io);
     pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->lock);

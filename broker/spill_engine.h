@@ -55,6 +55,7 @@ struct crn_spill {
     struct crn_spill_rate read_rate, write_rate;
     uint32_t in_flight, max_in_flight;
     uint32_t reads_open, writes_open; /* submitted, not yet in `done` */
+    uint32_t preparing;
     uint64_t errors, corrupt, retries, shorts;
     bool stopping, checkers_stopping;
     pthread_t checkers[CRN_SPILL_CHECKERS];

@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define ROOM_WAIT_NS UINT64_C(2000000000)
 #define ROOM_BYTES (UINT64_C(8) << 20) /* made at a time, at most */
 #define WAIT_MS 100
 #define COOL_EVERY_NS UINT64_C(1000000000)
@@ -147,6 +146,7 @@ static void move_free(struct crn_tier *t, struct crn_tier_move *m, int status)
 {
     t->n_moves--;
     m->payload->move = NULL;
+    crn_tier_recode_free(m->recode);
     crn_payload_drop(m->payload);
     crn_tier_end_links(m->orders, status);
     free(m);
@@ -174,21 +174,35 @@ static void wake_all(struct crn_tier_move *m, enum crn_progress value)
 
 /* ---- down ---- */
 
-int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, bool release, struct crn_tier_order *order)
+static int take_place(struct crn_tier *t, struct crn_payload *p, const struct crn_tier_recode *recode)
+{
+    return crn_store_take(t->store, recode != NULL ? recode->bytes : io_bytes(p), &p->place);
+}
+
+int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order)
 {
     struct crn_tier *t = e->space->tier;
+    struct crn_tier_recode *recode = NULL;
+    bool int8 = (how & CRN_DOWN_INT8) != 0 || e->spill_int8 || e->space->options.spill_int8;
     if (p->state != CRN_RESIDENT || p->place.bytes > 0 || p->move != NULL)
         return CAIRN_E_STATE;
-    int status = crn_store_take(t->store, io_bytes(p), &p->place);
-    if (status != 0)
-        return status;
-    struct crn_tier_move *m = move_new(e, p, CRN_SPILL_WRITE, order);
+    if (int8 && (how & CRN_DOWN_RELEASE) != 0 && crn_tier_recodable(p) && crn_tier_recode_new(e, p, &recode) != 0)
+        recode = NULL; /* as it is, then */
+    int status = take_place(t, p, recode);
+    struct crn_tier_move *m = status == 0 ? move_new(e, p, CRN_SPILL_WRITE, order) : NULL;
     if (m == NULL) {
-        crn_store_free(t->store, &p->place);
+        if (status == 0)
+            crn_store_free(t->store, &p->place);
         p->place.bytes = 0;
-        return -ENOMEM;
+        crn_tier_recode_free(recode);
+        return status == 0 ? -ENOMEM : status;
     }
-    m->release = release;
+    m->release = (how & CRN_DOWN_RELEASE) != 0;
+    if (recode != NULL) {
+        m->recode = recode;
+        m->io.bytes = recode->bytes;
+        m->io.prepare = crn_tier_recode_run;
+    }
     move_to(p, CRN_SPILLING);
     t->down_bytes += p->bytes;
     crn_spill_submit(crn_store_spill(t->store), &m->io); /* aligned by construction */
@@ -206,32 +220,58 @@ static void spill_failed(struct crn_tier *t, struct crn_payload *p, int status)
     move_to(p, CRN_RESIDENT);
 }
 
+/* The payload is the coded one from here on; its plain bytes go. */
+static void become_coded(struct crn_entry *e, struct crn_payload *p, const struct crn_tier_recode *r)
+{
+    e->body->bytes -= p->bytes - r->bytes;
+    let_go(p);
+    p->bytes = r->bytes;
+    p->checksum = r->checksum;
+    p->dtype = CAIRN_I8;
+    p->wide = (uint16_t)r->wide;
+}
+
+/* e: NULL when the entry is gone. */
+static void spill_worked(struct crn_tier *t, struct crn_tier_move *m, struct crn_entry *e)
+{
+    struct crn_payload *p = m->payload;
+    bool free_to_go = m->release && e != NULL && crn_tier_quiet(e) && crn_tier_idle(p);
+    CRN_COUNT(&p->space->stats, spilled_total);
+    CRN_ADD(&p->space->stats, spilled_bytes_total, m->io.bytes);
+    if (free_to_go && m->recode != NULL) {
+        become_coded(e, p, m->recode);
+    } else if (free_to_go) {
+        let_go(p);
+    } else {
+        move_to(p, CRN_RESIDENT);
+        if (m->recode != NULL) { /* somebody reads the plain one: what was written is not a copy of it */
+            crn_store_free(t->store, &p->place);
+            p->place = (struct crn_place){0};
+        }
+    }
+    if (e == NULL)
+        return;
+    crn_tier_persist(t, e, NULL);
+    for (struct crn_tier_link *l = m->orders; l != NULL; l = l->next)
+        crn_tier_persist(t, e, l->order);
+}
+
 static void spill_ended(struct crn_tier *t, struct crn_tier_move *m)
 {
     struct crn_payload *p = m->payload;
-    struct crn_space *space = p->space;
     struct crn_entry *e;
     int status = m->io.result;
-    uint64_t entry = m->entry;
     t->down_bytes -= p->bytes;
     CRN_CRASH("spill-written");
-    bool there = crn_entries_find(&space->entries, entry, &e) == 0;
-    if (status != 0) {
+    if (crn_entries_find(&p->space->entries, m->entry, &e) != 0)
+        e = NULL;
+    if (status == 0)
+        spill_worked(t, m, e);
+    else
         spill_failed(t, p, status);
-    } else {
-        CRN_COUNT(&space->stats, spilled_total);
-        CRN_ADD(&space->stats, spilled_bytes_total, p->bytes);
-        if (m->release && there && crn_tier_quiet(e) && crn_tier_idle(p))
-            let_go(p);
-        else
-            move_to(p, CRN_RESIDENT);
-    }
-    if (status == 0 && there) {
-        crn_tier_persist(t, e, NULL);
-        for (struct crn_tier_link *l = m->orders; l != NULL; l = l->next)
-            crn_tier_persist(t, e, l->order);
-    }
     move_free(t, m, status);
+    if (e != NULL && !e->in_catalog && !crn_tier_coming(e))
+        crn_tier_adopt(t, e, status != 0 ? status : -EIO); /* nobody need wait for it */
 }
 
 /* ---- up ---- */
@@ -322,26 +362,29 @@ static bool sweep_broken(struct crn_space *space)
 
 /* ---- attach ---- */
 
-/* One payload of a listing. word: the one to use when it is not there yet. */
-static bool want_one(struct crn_session *s, struct crn_lease *lease, const struct crn_path *path,
-                     struct crn_payload *p, struct crn_payload_rec *rec, uint32_t word)
+/* One payload of a listing. word: the one to use when it is not there yet. -EAGAIN: there will be room for it. */
+static int want_one(struct crn_session *s, struct crn_lease *lease, const struct crn_path *path,
+                    struct crn_payload *p, struct crn_payload_rec *rec, uint32_t *word)
 {
     struct crn_control_slot *slot = crn_control_slot_at(&s->control, lease->slot);
     p->used_ns = crn_now_ns();
     if (p->state == CRN_RESIDENT || p->state == CRN_SPILLING)
-        return false;
-    rec->word = (uint16_t)word;
+        return 0;
+    rec->word = (uint16_t)*word;
     rec->tier = CAIRN_TIER_NVME;
     int status = 0;
     if (p->state == CRN_SPILLED)
         status = crn_tier_start_restore(path->parts[rec->path_index].entry, p, NULL);
-    if (status != 0 || !add_wait(p->move, lease, slot, word)) {
+    if (status == -EAGAIN)
+        return status;
+    if (status != 0 || !add_wait(p->move, lease, slot, *word)) {
         CRN_COUNT(&s->space->stats, restore_failed_total);
-        crn_control_set(slot, word, CRN_PROGRESS_FAILED);
+        crn_control_set(slot, *word, CRN_PROGRESS_FAILED);
     }
     rec->arena = p->arena != NULL ? p->arena->id : 0;
     rec->off = p->off;
-    return true;
+    ++*word;
+    return 0;
 }
 
 int crn_tier_want(struct crn_session *s, struct crn_lease *lease, const struct crn_path *path, struct crn_listing *l)
@@ -353,8 +396,11 @@ int crn_tier_want(struct crn_session *s, struct crn_lease *lease, const struct c
     if (n > CRN_CONTROL_WORDS)
         return CAIRN_E_TOO_BIG;
     crn_control_begin_lease(slot, n);
-    for (uint32_t i = 0; n > 0 && i < l->n; i++)
-        word += want_one(s, lease, path, l->payloads[i], &l->recs[i], word);
+    int status = 0;
+    for (uint32_t i = 0; n > 0 && i < l->n && status == 0; i++)
+        status = want_one(s, lease, path, l->payloads[i], &l->recs[i], &word);
+    if (status != 0)
+        return status;
     uint64_t now = crn_now_ns();
     for (uint32_t i = 0; n == 0 && i < l->n; i++)
         l->payloads[i]->used_ns = now;
@@ -383,7 +429,7 @@ void crn_tier_unwant(struct crn_lease *lease)
 struct order_ctx {
     struct crn_entry *e;
     struct crn_tier_order *order;
-    uint32_t first, last;
+    struct crn_tier_layers what;
     int status;
     bool quiet;
 };
@@ -391,8 +437,8 @@ struct order_ctx {
 static void order_down(void *ctx, struct crn_payload *p)
 {
     struct order_ctx *o = ctx;
-    bool layer = p->kind == CRN_PAYLOAD_KV && p->layer >= o->first && p->layer <= o->last;
-    bool whole = o->first == 0 && o->last >= o->e->body->n_layers - 1u;
+    bool layer = p->kind == CRN_PAYLOAD_KV && p->layer >= o->what.first && p->layer <= o->what.last;
+    bool whole = o->what.first == 0 && o->what.last >= o->e->body->n_layers - 1u;
     if (p->kind == CRN_PAYLOAD_TOKENS || (!layer && !(whole && p->kind == CRN_PAYLOAD_STATE)))
         return;
     if (p->state == CRN_SPILLING) {
@@ -401,7 +447,17 @@ static void order_down(void *ctx, struct crn_payload *p)
     }
     if ((o->quiet && crn_tier_release(p)) || p->state != CRN_RESIDENT || p->place.bytes > 0)
         return;
-    int status = crn_tier_start_spill(o->e, p, true, o->order);
+    int status = crn_tier_start_spill(o->e, p, CRN_DOWN_RELEASE | (o->what.int8 ? CRN_DOWN_INT8 : 0), o->order);
+    o->status = o->status == 0 ? status : o->status;
+}
+
+/* What the entry continues: written, and kept in memory. */
+static void order_ancestor(void *ctx, struct crn_payload *p)
+{
+    struct order_ctx *o = ctx;
+    if (p->kind == CRN_PAYLOAD_TOKENS || p->state != CRN_RESIDENT || p->place.bytes > 0)
+        return;
+    int status = crn_tier_start_spill(o->e, p, CRN_DOWN_KEEP, NULL);
     o->status = o->status == 0 ? status : o->status;
 }
 
@@ -410,43 +466,61 @@ static void order_up(void *ctx, struct crn_payload *p)
     struct order_ctx *o = ctx;
     if (p->state == CRN_RESTORING)
         crn_tier_join(&p->move->orders, o->order);
-    if (p->state != CRN_SPILLED)
+    if (p->state != CRN_SPILLED || o->status == -EAGAIN)
         return;
     int status = crn_tier_start_restore(o->e, p, o->order);
     o->status = o->status == 0 ? status : o->status;
 }
 
-static int give_order(struct crn_entry *e, struct order_ctx *o, void (*each)(void *, struct crn_payload *),
-                      crn_tier_done *done, void *ctx)
+static int order_new(struct crn_entry *e, struct order_ctx *o, crn_tier_done *done, void *ctx)
 {
     if (e->space->tier == NULL)
         return CAIRN_E_UNSUPPORTED;
     o->e = e;
+    o->quiet = crn_tier_quiet(e);
     o->order = calloc(1, sizeof *o->order);
     if (o->order == NULL)
         return -ENOMEM;
     *o->order = (struct crn_tier_order){.n = 1, .done = done, .ctx = ctx};
-    o->quiet = crn_tier_quiet(e);
-    e->n_drafts++; /* room for one payload must not be made by dropping the entry */
-    crn_body_each(e->body, each, o);
-    e->n_drafts--;
-    if (each == order_down)
-        crn_tier_persist(e->space->tier, e, o->order);
-    crn_tier_persist_step(e->space->tier);
-    crn_tier_order_end(o->order, o->status);
     return 0;
 }
 
-int crn_tier_spill(struct crn_entry *e, uint32_t first, uint32_t last, crn_tier_done *done, void *ctx)
+int crn_tier_spill(struct crn_entry *e, const struct crn_tier_layers *what, crn_tier_done *done, void *ctx)
 {
-    struct order_ctx o = {.first = first, .last = last};
-    return give_order(e, &o, order_down, done, ctx);
+    struct order_ctx o = {.what = *what};
+    struct crn_tier *t = e->space->tier;
+    int status = order_new(e, &o, done, ctx);
+    if (status != 0)
+        return status;
+    for (struct crn_entry *a = e->parent; a != NULL; a = a->parent) {
+        if (a->in_catalog || a->body == NULL)
+            continue;
+        o.e = a;
+        crn_body_each(a->body, order_ancestor, &o);
+        crn_tier_persist(t, a, NULL);
+    }
+    o.e = e;
+    crn_body_each(e->body, order_down, &o);
+    crn_tier_persist(t, e, o.order);
+    crn_tier_persist_step(t);
+    crn_tier_order_end(o.order, o.status);
+    return 0;
 }
 
 int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx)
 {
-    struct order_ctx o = {.first = 0};
-    return give_order(e, &o, order_up, done, ctx);
+    struct order_ctx o = {.e = e};
+    int status = order_new(e, &o, done, ctx);
+    if (status != 0)
+        return status;
+    e->n_drafts++; /* room for one payload must not be made by dropping the entry */
+    crn_body_each(e->body, order_up, &o);
+    e->n_drafts--;
+    if (o.status == -EAGAIN) /* asked again later: nobody waits for what was begun */
+        o.order->done = NULL;
+    status = o.status == -EAGAIN ? o.status : 0;
+    crn_tier_order_end(o.order, o.status);
+    return status;
 }
 
 /* ---- events ---- */
@@ -483,13 +557,13 @@ static void write_all_down(void *ctx, struct crn_payload *p)
 {
     struct crn_entry *e = ctx;
     if (p->kind != CRN_PAYLOAD_TOKENS)
-        crn_tier_start_spill(e, p, false, NULL);
+        crn_tier_start_spill(e, p, CRN_DOWN_KEEP, NULL);
 }
 
 /* What should be on NVMe and is not: entries published while the store was full or paused. */
 static void look_after(struct crn_tier *t, struct crn_entry *e)
 {
-    bool write = t->config.write_through && !e->durable && crn_now_ns() >= t->paused_until_ns && e->n_drafts == 0;
+    bool write = (t->config.write_through || e->in_catalog) && !e->durable && crn_now_ns() >= t->paused_until_ns && e->n_drafts == 0;
     if (write)
         crn_body_each(e->body, write_all_down, e);
     crn_tier_persist(t, e, NULL);
@@ -533,6 +607,7 @@ void crn_tier_tick(struct crn_tier *t)
             look_after_all(&t->spaces[i]);
     }
     crn_tier_drop_again(t);
+    crn_tier_adopt(t, NULL, 0);
     crn_tier_persist_step(t);
 }
 
@@ -548,23 +623,45 @@ static void wait_for_any(const struct crn_tier *t)
     poll(p, 2, WAIT_MS);
 }
 
-bool crn_tier_make_room(struct crn_space *space, uint64_t bytes)
+enum crn_tier_room crn_tier_make_room(struct crn_space *space, uint64_t bytes)
 {
     struct crn_tier *t = space->tier;
     if (t == NULL || t->closing)
-        return false;
-    uint64_t before = space->used_bytes, end = crn_now_ns() + ROOM_WAIT_NS;
+        return CRN_ROOM_NONE;
+    uint64_t before = space->used_bytes;
     uint64_t some = space->options.limit_bytes / 16 < ROOM_BYTES ? space->options.limit_bytes / 16 : ROOM_BYTES;
     crn_tier_cool_some(space);
     some = bytes > some ? bytes : some;
     if (space->used_bytes >= before && t->down_bytes < some)
         crn_tier_demote(space, some - t->down_bytes);
-    while (space->used_bytes >= before && busy(t) && crn_now_ns() < end) {
-        wait_for_any(t);
-        collect(t);
-        crn_tier_cool_some(space);
-    }
-    return space->used_bytes < before;
+    if (space->used_bytes < before)
+        return CRN_ROOM_MADE;
+    if (!busy(t))
+        return CRN_ROOM_NONE;
+    return t->impatient ? CRN_ROOM_LATE : CRN_ROOM_COMING;
+}
+
+void crn_tier_hurry(struct crn_tier *t, bool on)
+{
+    if (t != NULL)
+        t->impatient = on;
+}
+
+bool crn_tier_starved(const struct crn_space *space)
+{
+    return space->tier != NULL && space->tier->starved;
+}
+
+void crn_tier_fed(struct crn_tier *t)
+{
+    if (t != NULL)
+        t->starved = false;
+}
+
+static void release_old(void *ctx, struct crn_payload *p)
+{
+    (void)ctx;
+    crn_tier_release(p);
 }
 
 void crn_tier_published(struct crn_entry *e)
@@ -573,8 +670,10 @@ void crn_tier_published(struct crn_entry *e)
     if (t == NULL)
         return;
     CRN_CRASH("publish-visible");
-    if (t->config.write_through)
+    if (t->config.write_through || e->old != NULL)
         crn_body_each(e->body, write_all_down, e);
+    if (e->old != NULL && e->old->refs == 1 + e->old->leases)
+        crn_body_each(e->old, release_old, NULL);
 }
 
 /* ---- opening and closing ---- */
@@ -637,6 +736,7 @@ void crn_tier_close(struct crn_tier *t)
         if (t->n_moves > 0 || busy(t))
             wait_for_any(t);
     }
+    crn_tier_adopt(t, NULL, CAIRN_E_GONE);
     for (uint32_t i = 0; i < t->n_spaces; i++)
         t->spaces[i].tier = NULL;
     crn_catalog_close(t->catalog);

@@ -54,27 +54,40 @@ void crn_tier_tick(struct crn_tier *t);
 /* ---- what the rest of the broker tells or asks; tier may be NULL in all of these ---- */
 
 /* The entry's body is there, loaded from the catalogue if need be. Drops nothing to make room.
- * fails   CAIRN_E_MISS when it cannot be had: then the entry is not usable, and soon gone */
+ * fails   CAIRN_E_MISS when it cannot be had: then the entry is not usable, and soon gone; -EAGAIN when memory for it is coming */
 int crn_tier_warm(struct crn_entry *e);
 /* Restores what the listing names and is not resident, in its order; fills places and progress words of its records, and begins
- * the lease on the control page. Payloads without a chance are FAILED at once. */
+ * the lease on the control page. Payloads without a chance are FAILED at once.
+ * fails   -EAGAIN when memory for some is coming: end the lease and ask again; CAIRN_E_TOO_BIG */
 int crn_tier_want(struct crn_session *session, struct crn_lease *lease, const struct crn_path *path,
                   struct crn_listing *listing);
 void crn_tier_unwant(struct crn_lease *lease); /* the lease ends */
 void crn_tier_published(struct crn_entry *e);  /* new, or replaced */
+void crn_tier_replaced(struct crn_entry *e);   /* about to get another body: the record stays until that one is durable */
 void crn_tier_removed(struct crn_entry *e);    /* about to lose its body for good */
 void crn_tier_dropped(struct crn_payload *p);  /* last reference gone: its place, too */
-/* Memory is short: gives some back, by dropping clean copies, else by spilling and waiting for it a moment. false: nothing. */
-bool crn_tier_make_room(struct crn_space *space, uint64_t bytes);
+/* Memory is short: gives some back now, by dropping clean copies, or sends payloads down. Never waits. */
+enum crn_tier_room { CRN_ROOM_NONE = 0, CRN_ROOM_MADE = 1, CRN_ROOM_COMING = 2, CRN_ROOM_LATE = 3 }; /* late: coming, but in a hurry */
+enum crn_tier_room crn_tier_make_room(struct crn_space *space, uint64_t bytes);
+/* Whoever is told -EAGAIN because room is coming asks again later, and in the end once with hurry on: then it is room or no room. */
+void crn_tier_hurry(struct crn_tier *t, bool on);
+/* An entry could not be loaded for want of memory since the last call with clear. */
+bool crn_tier_starved(const struct crn_space *space);
+void crn_tier_fed(struct crn_tier *t);
 
 void crn_tier_plan_added(struct crn_space *space, struct crn_plan *plan);
 void crn_tier_plan_dropped(struct crn_space *space, const struct crn_plan *plan);
 
 /* Called once everything an order started is finished; status: the first failure. */
 typedef void crn_tier_done(void *ctx, int status);
-/* By order of a person: layers first..last down (whole: states and everything, and waits until it is durable), or all back.
- * Nothing to do calls done at once; done may be NULL. fails CAIRN_E_UNSUPPORTED without a tier, -ENOMEM */
-int crn_tier_spill(struct crn_entry *e, uint32_t first, uint32_t last, crn_tier_done *done, void *ctx);
+/* By order of a person: layers first..last down (whole: states and everything, and what the entry continues is written, too; ends
+ * when all of it is durable), or all back. Nothing to do calls done at once; done may be NULL.
+ * fails CAIRN_E_UNSUPPORTED without a tier, -ENOMEM */
+struct crn_tier_layers {
+    uint32_t first, last;
+    bool int8; /* coded on the way down, as far as nobody reads them */
+};
+int crn_tier_spill(struct crn_entry *e, const struct crn_tier_layers *what, crn_tier_done *done, void *ctx);
 int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx);
 
 /* Adds gauges to a namespace's counters. */

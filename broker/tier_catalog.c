@@ -1,8 +1,9 @@
 /* Remembering: which entries the catalogue knows, and keeping its records, the extents and the entries in step.
  *
  * Down: an entry whose payloads all have a place waits in `pending`; all that wait are synced together (fdatasync of every file),
- * then committed in one batch, then durable. A child waits until its parent is durable, so parents have smaller ids and come
- * first when the catalogue is read.
+ * then committed in one batch, then durable. A child waits among the `orphans` until its parent is in the catalogue, so parents
+ * have smaller ids and come first when the catalogue is read. An entry whose body was replaced keeps its id: the new record
+ * overwrites the old one, and until then the old one is good, because its extents are held (crn_tier_replaced).
  *
  * Away: removing an entry submits the removal of its record first; the places of its payloads go to limbo, tagged with the
  * number of the last batch submitted, and are free when that batch is done. A removal that failed is tried again with the next
@@ -83,8 +84,21 @@ void crn_tier_removed(struct crn_entry *e)
         crn_tier_warm_places(e);
     CRN_CRASH("evict-record");
     drop_record(t, e->catalog_id);
+    e->durable = e->in_catalog = false;
+    e->item = NULL;
+}
+
+/* The body that a record names, or will when its batch is through, is held until the record is of the next one: a crash in
+ * between finds the old entry. Its memory goes as soon as nobody reads it. */
+void crn_tier_replaced(struct crn_entry *e)
+{
+    const struct crn_tier *t = e->space->tier;
     e->durable = false;
     e->item = NULL;
+    if (t == NULL || t->closing || e->catalog_id == 0)
+        return;
+    crn_body_hold(e->body)->older = e->old;
+    e->old = e->body;
 }
 
 static void into_limbo(struct crn_tier *t, const struct crn_place *place, uint64_t seq)
@@ -168,19 +182,39 @@ bool crn_tier_all_placed(const struct crn_entry *e)
     return all;
 }
 
+static void check_moving(void *ctx, struct crn_payload *p)
+{
+    bool *any = ctx;
+    *any = *any || p->move != NULL;
+}
+
+bool crn_tier_coming(const struct crn_entry *e)
+{
+    bool any = e->item != NULL;
+    if (e->body != NULL)
+        crn_body_each(e->body, check_moving, &any);
+    return any;
+}
+
 void crn_tier_persist(struct crn_tier *t, struct crn_entry *e, struct crn_tier_order *order)
 {
     if (e->item != NULL)
         crn_tier_join(&e->item->orders, order);
-    if (e->durable || e->broken || e->item != NULL || (e->parent != NULL && !e->parent->durable) || !crn_tier_all_placed(e))
+    if (e->durable || e->broken || e->item != NULL || !crn_tier_all_placed(e))
         return;
+    bool orphan = e->parent != NULL && !e->parent->in_catalog;
+    if (orphan && !crn_tier_coming(e->parent)) {
+        if (order != NULL) /* its parent could not be written */
+            order->status = order->status == 0 ? -EIO : order->status;
+        return;
+    }
     struct crn_tier_item *item = malloc(sizeof *item);
     if (item == NULL)
         return;
-    *item = (struct crn_tier_item){t->pending, e->space, e->id, 0, NULL};
+    *item = (struct crn_tier_item){orphan ? t->orphans : t->pending, e->space, e->id, 0, NULL};
+    *(orphan ? &t->orphans : &t->pending) = item;
     crn_tier_join(&item->orders, order);
     e->item = item;
-    t->pending = item;
 }
 
 void crn_tier_persist_step(struct crn_tier *t)
@@ -248,6 +282,8 @@ static int put_record(struct crn_tier *t, struct crn_cat_batch *b, struct crn_en
                                       .n_tokens = e->n_tokens,
                                       .pyramid = e->pyramid,
                                       .pinned = e->pinned,
+                                      .spill_int8 = e->spill_int8,
+                                      .token_ns = (uint32_t)e->token_ns,
                                       .n_hashes = e->n_nodes,
                                       .settings = e->settings,
                                       .payloads = r->payloads,
@@ -270,16 +306,37 @@ static struct crn_entry *item_entry(const struct crn_tier_item *item)
     return crn_entries_find(&item->space->entries, item->entry, &e) == 0 ? e : NULL;
 }
 
-static void end_items(struct crn_tier_item *items, int status)
+static void end_items(struct crn_tier *t, struct crn_tier_item *items, int status)
 {
     for (struct crn_tier_item *next; items != NULL; items = next) {
         struct crn_entry *e = item_entry(items);
         next = items->next;
         if (e != NULL && e->item == items)
             e->item = NULL;
-        crn_tier_end_links(items->orders, status);
+        if (e != NULL && status != 0)
+            crn_tier_adopt(t, e, status);
+        crn_tier_end_links(items->orders, status == 0 && (e == NULL || !e->durable) ? CAIRN_E_STALE : status);
         free(items);
     }
+}
+
+void crn_tier_adopt(struct crn_tier *t, const struct crn_entry *parent, int status)
+{
+    struct crn_tier_item **at = &t->orphans, *ended = NULL;
+    while (*at != NULL) {
+        struct crn_tier_item *item = *at;
+        const struct crn_entry *e = item_entry(item);
+        bool mine = e == NULL || (parent != NULL && e->parent == parent) || (parent == NULL && status != 0);
+        if (!mine) {
+            at = &item->next;
+            continue;
+        }
+        *at = item->next;
+        bool on = e != NULL && status == 0;
+        item->next = on ? t->pending : ended;
+        *(on ? &t->pending : &ended) = item;
+    }
+    end_items(t, ended, status != 0 ? status : CAIRN_E_STALE);
 }
 
 static void commit_items(struct crn_tier *t, struct crn_tier_item *items)
@@ -288,7 +345,7 @@ static void commit_items(struct crn_tier *t, struct crn_tier_item *items)
     int status = b == NULL ? -ENOMEM : 0;
     for (struct crn_tier_item *i = items; i != NULL && status == 0; i = i->next) {
         struct crn_entry *e = item_entry(i);
-        if (e == NULL || !crn_tier_all_placed(e) || (e->parent != NULL && !e->parent->durable))
+        if (e == NULL || !crn_tier_all_placed(e) || (e->parent != NULL && !e->parent->in_catalog))
             continue;
         if (e->catalog_id == 0)
             e->catalog_id = crn_catalog_next_id(t->catalog);
@@ -298,12 +355,12 @@ static void commit_items(struct crn_tier *t, struct crn_tier_item *items)
     if (status != 0) {
         crn_log(CRN_LOG_WARN, "tier: record: %s", cairn_strerror(status));
         crn_cat_batch_free(b);
-        end_items(items, status);
+        end_items(t, items, status);
         return;
     }
     CRN_CRASH("commit-submit");
     if (!submit(t, b, 0, items))
-        end_items(items, -ENOMEM);
+        end_items(t, items, -ENOMEM);
 }
 
 /* The extent stays in use until the next start. */
@@ -353,7 +410,7 @@ void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io)
         return;
     }
     sync_failed(t);
-    end_items(items, t->sync_status);
+    end_items(t, items, t->sync_status);
 }
 
 static void made_durable(struct crn_tier *t, struct crn_tier_item *items)
@@ -362,13 +419,9 @@ static void made_durable(struct crn_tier *t, struct crn_tier_item *items)
         struct crn_entry *e = item_entry(i);
         if (e == NULL || e->catalog_id != i->catalog_id || i->catalog_id == 0)
             continue;
-        e->durable = true;
-        uint32_t slot = 0;
-        for (struct crn_entry *c = e->n_children > 0 ? crn_entries_walk(&e->space->entries, 0, &slot) : NULL; c != NULL;
-             c = crn_entries_walk(&e->space->entries, slot + 1, &slot)) {
-            if (c->parent == e)
-                crn_tier_persist(t, c, NULL);
-        }
+        e->durable = e->in_catalog = true;
+        crn_entry_drop_old(e);
+        crn_tier_adopt(t, e, 0);
     }
 }
 
@@ -386,7 +439,7 @@ void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *b)
         t->n_undropped = 0;
     if (b->status != 0 && c->drop_id != 0 && c->drop_id != CRN_TIER_STUCK)
         note_undropped(t, c->drop_id);
-    end_items(c->items, b->status);
+    end_items(t, c->items, b->status);
     crn_cat_batch_free(b);
     free(c);
 }
@@ -473,11 +526,16 @@ static struct crn_payload *payload_of(struct crn_entry *e, const struct crn_cat_
 static int load_tokens(struct crn_entry *e, struct crn_payload *p)
 {
     struct crn_tier *t = e->space->tier;
+    enum crn_tier_room room = CRN_ROOM_MADE;
     int status = crn_space_alloc_plain(e->space, p->bytes, &p->arena, &p->extent);
     t->keep = true; /* somebody is looking at entries: none may go */
-    while (status == CAIRN_E_FULL && crn_tier_make_room(e->space, p->bytes))
+    while (status == CAIRN_E_FULL && (room = crn_tier_make_room(e->space, p->bytes)) == CRN_ROOM_MADE)
         status = crn_space_alloc_plain(e->space, p->bytes, &p->arena, &p->extent);
     t->keep = false;
+    if (status == CAIRN_E_FULL && room == CRN_ROOM_COMING) {
+        t->starved = true;
+        status = -EAGAIN;
+    }
     if (status != 0)
         return status;
     p->off = (uint64_t)p->extent.first * CRN_GRANULE_BYTES;
@@ -543,6 +601,8 @@ int crn_tier_warm(struct crn_entry *e)
         return 0;
     e->warm_turn = e->space->tier->turn;
     int status = load(e, true);
+    if (status == -EAGAIN)
+        return status;
     if (status == CAIRN_E_FULL || status == -ENOMEM)
         return CAIRN_E_MISS; /* now; later perhaps not */
     if (status != 0) {
@@ -658,7 +718,9 @@ static int make_entry(struct recovery *r, const struct crn_cat_entry *rec, struc
     if (status != 0)
         return status;
     e->catalog_id = rec->id;
-    e->durable = true;
+    e->durable = e->in_catalog = true;
+    e->spill_int8 = rec->spill_int8 != 0;
+    e->token_ns = rec->token_ns;
     e->pinned = rec->pinned != 0;
     e->hits = rec->hits;
     for (uint32_t i = 0; i < rec->n_payloads; i++) {

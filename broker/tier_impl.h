@@ -29,12 +29,22 @@ struct crn_tier_wait {
     uint32_t word;
 };
 
+/* The int8 copy that is written instead of a payload. */
+struct crn_tier_recode {
+    const uint8_t *source;
+    uint8_t *coded; /* owned; NULL until a thread of the engine has made it */
+    uint64_t bytes, checksum;
+    uint32_t from, n_kv_heads, head_dim, wide, shared_pos;
+    uint32_t counts[CAIRN_MAX_KV_HEADS];
+};
+
 /* A payload on its way. Holds a reference on it. */
 struct crn_tier_move {
     struct crn_spill_io io; /* first: found back by address */
     struct crn_payload *payload;
     uint64_t entry;         /* the entry that asked */
     bool release;           /* down: the memory is wanted back */
+    struct crn_tier_recode *recode; /* down, as int8; NULL: as it is */
     struct crn_tier_link *orders;
     struct crn_tier_wait *waits;
 };
@@ -70,6 +80,7 @@ struct crn_tier {
     uint32_t n_moves;
     uint64_t down_bytes; /* being written */
     struct crn_tier_item *pending, *syncing;
+    struct crn_tier_item *orphans; /* wait until their parent is in the catalogue */
     struct crn_spill_io syncs[CRN_SPILL_MAX_FILES];
     uint32_t n_syncs;
     int sync_status;
@@ -84,11 +95,14 @@ struct crn_tier {
     uint64_t turn;                /* of the loop: bodies loaded in this one are not dropped in it */
     bool keep;                    /* no entry may be dropped to make room now */
     bool closing;
+    bool starved, impatient; /* crn_tier_starved, crn_tier_hurry */
     bool any_broken; /* entries to be dropped */
 };
 
 /* tier.c */
-int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, bool release, struct crn_tier_order *order);
+/* How a payload goes down. */
+enum { CRN_DOWN_KEEP = 0, CRN_DOWN_RELEASE = 1, CRN_DOWN_INT8 = 2 };
+int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order);
 int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order);
 bool crn_tier_release(struct crn_payload *p); /* gives the memory of a clean payload back, when nobody uses it */
 bool crn_tier_clean(const struct crn_payload *p);
@@ -100,6 +114,13 @@ void crn_tier_order_end(struct crn_tier_order *order, int status);
 void crn_tier_join(struct crn_tier_link **list, struct crn_tier_order *order);
 void crn_tier_end_links(struct crn_tier_link *list, int status);
 
+/* tier_recode.c */
+bool crn_tier_recodable(const struct crn_payload *p);
+/* CAIRN_E_TOO_BIG when it would not become smaller, -ENOMEM. own: crn_tier_recode_free */
+int crn_tier_recode_new(const struct crn_entry *e, const struct crn_payload *p, struct crn_tier_recode **out_recode);
+void crn_tier_recode_free(struct crn_tier_recode *r); /* NULL allowed */
+int crn_tier_recode_run(struct crn_spill_io *io);     /* of a move; a thread of the engine */
+
 /* tier_catalog.c */
 int crn_tier_recover(struct crn_tier *t);
 void crn_tier_warm_places(struct crn_entry *e); /* a body without bytes, so that its places can be given back */
@@ -107,6 +128,9 @@ bool crn_tier_all_placed(const struct crn_entry *e);
 /* Puts the entry on the list of those to be committed, when it is ready for it. */
 void crn_tier_persist(struct crn_tier *t, struct crn_entry *e, struct crn_tier_order *order);
 void crn_tier_persist_step(struct crn_tier *t); /* starts a sync when entries wait */
+/* What waited for this entry to be in the catalogue: it is (status 0), or will not be. NULL: only forgets those that are gone. */
+void crn_tier_adopt(struct crn_tier *t, const struct crn_entry *parent, int status);
+bool crn_tier_coming(const struct crn_entry *e); /* parts of it are being written or committed: it may be in the catalogue soon */
 void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io);
 void crn_tier_abandon_suspect(struct crn_payload *p); /* it is in memory: written elsewhere next time */
 void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *batch);

@@ -207,7 +207,7 @@ static uint64_t send_down(struct crn_entry *e, struct candidates *c, uint64_t by
     qsort(c->p, c->n, sizeof c->p[0], goes_before);
     for (uint32_t i = 0; i < c->n && freed < bytes && t->down_bytes < DOWN_LIMIT_BYTES; i++) {
         uint64_t gain = (uint64_t)c->p[i]->extent.n * CRN_GRANULE_BYTES;
-        int status = crn_tier_release(c->p[i]) ? 0 : crn_tier_start_spill(e, c->p[i], true, NULL);
+        int status = crn_tier_release(c->p[i]) ? 0 : crn_tier_start_spill(e, c->p[i], CRN_DOWN_RELEASE, NULL);
         *out_full = status == CAIRN_E_FULL;
         if (status != 0)
             break;

@@ -308,7 +308,11 @@ int cairn_evict(struct cairn_client *client, struct cairn_entry_id entry, uint64
 int cairn_spill(struct cairn_client *client, struct cairn_entry_id entry, uint32_t first,
                 uint32_t last, uint32_t tier, uint64_t deadline_ns)
 {
-    struct crn_msg_spill msg = {.entry = entry.v, .first = first, .last = last, .tier = tier};
+    struct crn_msg_spill msg = {.entry = entry.v,
+                                .first = first,
+                                .last = last,
+                                .tier = tier & ~CAIRN_SPILL_INT8,
+                                .flags = (tier & CAIRN_SPILL_INT8) != 0 ? CRN_SPILL_INT8 : 0};
     struct crn_msg_ok ok;
     if (client == NULL || entry.v == 0 || first > last || last >= CAIRN_MAX_LAYERS)
         return CAIRN_E_ARG;

@@ -299,6 +299,7 @@ struct cairn_draft_options {
     uint32_t flags;               /* CAIRN_DRAFT_* */
 };
 #define CAIRN_DRAFT_INIT { sizeof(struct cairn_draft_options), 0, 0, 0, { 0 }, 0, 0, 0, 0, CAIRN_F16, 0, 0 }
+#define CAIRN_DRAFT_SPILL_INT8 2u /* keys and values may become int8 on their way to NVMe, and stay so when they come back */
 #define CAIRN_DRAFT_EXCLUSIVE 1u /* CAIRN_E_EXISTS when this model's entry is there, CAIRN_E_BUSY when somebody is publishing it */
 
 /* cairn_draft_open - begin an entry; invisible until commit.
@@ -343,6 +344,10 @@ struct cairn_put {
  * fails   CAIRN_E_TIMEOUT, CAIRN_E_GONE, CAIRN_E_FULL, CAIRN_E_ARG; afterwards only cairn_abort makes sense */
 CAIRN_API int cairn_put_layer(struct cairn_draft *draft, const struct cairn_put *put, uint64_t deadline_ns);
 CAIRN_API int cairn_put_state(struct cairn_draft *draft, const struct cairn_put *put, uint64_t deadline_ns);
+
+/* cairn_draft_cost - tell what one token of the draft cost to prefill, in nanoseconds; goes with cairn_commit. The broker weighs
+ * it against the time a restore takes when it chooses what leaves memory. Optional. */
+CAIRN_API void cairn_draft_cost(struct cairn_draft *draft, uint64_t token_ns);
 
 /* cairn_commit - make the entry visible, at once and whole. Consumes the draft in every case.
  * out     out_entry: the entry; of another worker's when that was quicker with the same context
@@ -431,7 +436,10 @@ CAIRN_API int cairn_pin(struct cairn_client *client, struct cairn_entry_id entry
 /* entry 0: everything that is not leased or pinned. */
 CAIRN_API int cairn_evict(struct cairn_client *client, struct cairn_entry_id entry, uint64_t deadline_ns,
                           uint64_t *out_entries, uint64_t *out_bytes);
-/* Layers first..last of an entry to a tier (enum cairn_tier), and back. */
+/* Layers first..last of an entry to a tier (enum cairn_tier), and back. A spill of all layers returns when the entry, and all it
+ * continues, would survive a restart. With CAIRN_SPILL_INT8 added to the tier, keys and values that nobody reads become int8 on
+ * the way down, and stay so when they come back; what is on NVMe already stays as it is. */
+#define CAIRN_SPILL_INT8 0x100u
 CAIRN_API int cairn_spill(struct cairn_client *client, struct cairn_entry_id entry, uint32_t first, uint32_t last,
                           uint32_t tier, uint64_t deadline_ns);
 CAIRN_API int cairn_restore(struct cairn_client *client, struct cairn_entry_id entry, uint64_t deadline_ns);

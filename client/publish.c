@@ -26,6 +26,7 @@ struct cairn_draft {
     uint64_t id;         /* 0: over, the broker need not be told */
     int status;          /* of the first put that failed */
     uint32_t start, n_tokens, dtype;
+    uint64_t token_ns;   /* 0: not told */
     int compresses;
     struct crn_zone zone;
     uint64_t held_off;   /* reserved room that no put took over yet; 0: none */
@@ -105,7 +106,7 @@ static int fill_draft(const struct cairn_client *client, const struct cairn_draf
                                   .start = o->start,
                                   .n_tokens = o->n_tokens,
                                   .pyramid = o->pyramid,
-                                  .flags = o->flags & CAIRN_DRAFT_EXCLUSIVE,
+                                  .flags = o->flags & (CAIRN_DRAFT_EXCLUSIVE | CAIRN_DRAFT_SPILL_INT8),
                                   .settings = crn_client_text(o->settings),
                                   .n_layers = client->options.shape.n_layers};
     if (o->replaces != NULL) {
@@ -519,12 +520,18 @@ int cairn_put_state(struct cairn_draft *draft, const struct cairn_put *put, uint
 
 /* ---- the end ---- */
 
+void cairn_draft_cost(struct cairn_draft *draft, uint64_t token_ns)
+{
+    if (draft != NULL)
+        draft->token_ns = token_ns < UINT32_MAX ? token_ns : UINT32_MAX;
+}
+
 int cairn_commit(struct cairn_draft *draft, uint64_t deadline_ns, struct cairn_entry_id *out_entry)
 {
     if (draft == NULL || out_entry == NULL)
         return CAIRN_E_ARG;
     struct cairn_client *client = draft->client;
-    struct crn_msg_commit msg = {.draft = draft->id};
+    struct crn_msg_commit msg = {.draft = draft->id, .token_ns = draft->token_ns};
     struct crn_msg_committed committed;
     int status = draft_ready(draft);
     if (status == 0)

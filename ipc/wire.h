@@ -45,7 +45,9 @@ enum crn_msg_type {
 
 enum { CRN_MATCH_PIN_NONE = 0, CRN_MATCH_EXACT_ONLY = 1 }; /* match.flags, attach.flags */
 enum { CRN_ATTACH_INSPECT = 2 };                           /* attach.flags: all payloads, whatever the class */
-enum { CRN_DRAFT_EXCLUSIVE = 1 };                          /* draft.flags: EXISTS when the context is cached by this model */
+enum { CRN_DRAFT_EXCLUSIVE = 1,                            /* draft.flags: EXISTS when the context is cached by this model */
+       CRN_DRAFT_SPILL_INT8 = 2 };                         /* int8 on the way down to NVMe */
+enum { CRN_SPILL_INT8 = 1 };                               /* spill.flags */
 enum { CRN_COMMIT_PIN = 1 };                               /* commit.flags */
 enum { CRN_LIST_ENTRIES = 1, CRN_LIST_SESSIONS = 2, CRN_LIST_MODELS = 3, CRN_LIST_ARENAS = 4 }; /* list.what */
 enum { CRN_CAP_RESTORE = 1, CRN_CAP_NVME = 2, CRN_CAP_CUDA = 4 };

@@ -23,7 +23,7 @@ static const struct command commands[] = {
     {"unpin", crn_cmd_unpin, "ID", "undo pin"},
     {"plan", crn_cmd_plan, "put FILE [--producer M] [--receiver M] [--layers N] | get ID | ls | drop ID",
      "how receivers reuse producers' entries"},
-    {"spill", crn_cmd_spill, "ID [--layers A-B] [--tier host|nvme]", "move layers of an entry down"},
+    {"spill", crn_cmd_spill, "ID [--layers A-B] [--tier host|nvme] [--int8]", "move layers of an entry down"},
     {"restore", crn_cmd_restore, "ID", "bring an entry back"},
     {"verify", crn_cmd_verify, "[ID]", "read back against checksums"},
     {"doctor", crn_cmd_doctor, "", "check this host for what Cairn needs"},

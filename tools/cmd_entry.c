@@ -96,7 +96,7 @@ static int parse_layers(const char *text, uint32_t *out_first, uint32_t *out_las
 
 struct spill {
     struct cairn_entry_id entry;
-    uint32_t first, last, tier;
+    uint32_t first, last, tier, flags;
 };
 
 static int parse_spill(const struct crn_cmd *cmd, int argc, char **argv, struct spill *out)
@@ -112,6 +112,8 @@ static int parse_spill(const struct crn_cmd *cmd, int argc, char **argv, struct 
                 return crn_cmd_usage(cmd, "--tier needs host or nvme");
             out->tier = value[0] == 'h' ? CAIRN_TIER_HOST : CAIRN_TIER_NVME;
             i++;
+        } else if (strcmp(argv[i], "--int8") == 0) {
+            out->flags = CAIRN_SPILL_INT8;
         } else if (out->entry.v != 0 || crn_cmd_parse_id(argv[i], &out->entry.v) != 0) {
             return crn_cmd_usage(cmd, "unknown argument %s", argv[i]);
         }
@@ -125,7 +127,7 @@ int crn_cmd_spill(struct crn_cmd *cmd, int argc, char **argv)
     int code = parse_spill(cmd, argc, argv, &s);
     if (code != 0)
         return code;
-    int status = cairn_spill(cmd->client, s.entry, s.first, s.last, s.tier, crn_cmd_deadline(cmd));
+    int status = cairn_spill(cmd->client, s.entry, s.first, s.last, s.tier | s.flags, crn_cmd_deadline(cmd));
     return status != 0 ? crn_cmd_fail(cmd, status) : done(cmd, "spilled", s.entry.v);
 }
 

@@ -134,6 +134,56 @@ START_TEST(a_spilled_entry_comes_back_to_the_last_bit)
 }
 END_TEST
 
+static int is_int8(void *ctx, const struct cairn_payload_info *p)
+{
+    uint32_t *n = ctx;
+    *n += p->kind == 1 && p->dtype == CAIRN_I8;
+    return 0;
+}
+
+/* 0: asked for by the tool, 1: by the entry's publisher, 2: by the broker's option. */
+START_TEST(what_went_down_as_int8_is_read_as_int8)
+{
+    struct fixture f;
+    int32_t context[N];
+    struct cairn_entry_id id;
+    struct cairn_entry_info info;
+    struct cairn_lease *lease;
+    struct cairn_layer_view view;
+    const char *const more[] = {_i == 2 ? "--spill-int8" : NULL, NULL};
+    start(&f, "16M", more);
+    struct cairn_client *client = tiny_open(&f.b, 1), *tool = tiny_open(&f.b, 0);
+    tiny_tokens(context, N, 21);
+    struct tiny_entry e = {.model = 1, .context = context, .n_tokens = N, .flags = _i == 1 ? CAIRN_DRAFT_SPILL_INT8 : 0};
+    ck_assert_int_eq(tiny_publish(client, &e, &id), 0);
+    uint64_t bytes = entries(&f).last.bytes;
+    ck_assert_int_eq(cairn_spill(tool, id, 0, ALL, CAIRN_TIER_NVME | (_i == 0 ? CAIRN_SPILL_INT8 : 0), SOON), 0);
+    cairn_close(tool);
+    cairn_close(client);
+    for (int round = 0; round < 2; round++) {
+        uint32_t n = 0;
+        tool = tiny_open(&f.b, 0);
+        client = tiny_open(&f.b, 1);
+        id = entries(&f).last.entry;
+        ck_assert_uint_lt(entries(&f).last.bytes, bytes / 2);
+        ck_assert_int_eq(tiny_attach(client, context, N, &lease), 0);
+        ck_assert_int_eq(cairn_wait(lease, 0, 1, CAIRN_WAIT_KV, SOON), 0);
+        ck_assert_int_eq(cairn_lease_layer(lease, 0, 1, &view), 0);
+        ck_assert_uint_eq(view.dtype, CAIRN_I8);
+        ck_assert_uint_eq(view.wide_dtype, CAIRN_F16);
+        ck_assert_uint_eq(view.heads[0].n + view.wide[0].n, N);
+        ck_assert_int_eq(cairn_show(tool, id, SOON, &info, is_int8, &n), 0);
+        ck_assert_uint_eq(n, TINY_LAYERS);
+        cairn_release(lease);
+        cairn_close(client);
+        cairn_close(tool);
+        broker_kill(&f.b);
+        broker_restart(&f.b);
+    }
+    stop(&f);
+}
+END_TEST
+
 START_TEST(layers_go_down_one_by_one)
 {
     struct fixture f;
@@ -294,11 +344,8 @@ START_TEST(children_come_back_with_their_parents)
     e.parent = root;
     ck_assert_int_eq(tiny_publish(client, &e, &leaf), 0);
     cairn_close(client);
-    spill(&f, leaf, 0, ALL); /* waits for its parent */
-    spill(&f, root, 0, ALL);
-    struct cairn_client *tool = tiny_open(&f.b, 0);
-    ck_assert_int_eq(cairn_spill(tool, leaf, 0, ALL, 0, SOON), 0);
-    cairn_close(tool);
+    spill(&f, leaf, 0, ALL); /* its parent is written, too */
+    ck_assert_uint_ne(root.v, leaf.v);
     broker_kill(&f.b);
     broker_restart(&f.b);
     ck_assert_uint_eq(broker_counter(&f.b, "recovered_entries"), 2);
@@ -485,6 +532,7 @@ int main(void)
 {
     const struct run_test tests[] = {
         RUN_LOOP(a_spilled_entry_comes_back_to_the_last_bit, 2),
+        RUN_LOOP(what_went_down_as_int8_is_read_as_int8, 3),
         RUN_TEST(layers_go_down_one_by_one),
         RUN_TEST(readers_at_the_same_time_share_one_restore),
         RUN_LOOP(more_than_memory_holds_stays_readable, 2),

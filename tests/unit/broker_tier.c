@@ -5,6 +5,7 @@
  * piece passes a gate. The gate notes pieces, holds them until the test lets them go, one by one, and can spoil them. */
 #include "broker/tier_impl.h"
 
+#include "broker/gather.h"
 #include "broker/session.h"
 #include "ipc/chan.h"
 #include "ipc/hash.h"
@@ -217,15 +218,28 @@ static struct crn_payload *payload(uint8_t kind, uint16_t layer, uint64_t bytes,
     struct crn_payload *p = NULL;
     struct crn_payload_spec spec = {.kind = kind, .dtype = CAIRN_F32, .shared_pos = 1, .layer = layer, .bytes = bytes,
                                     .counts = &count, .n_counts = 1};
-    ck_assert_int_eq(crn_payload_create(&space, &spec, &p), 0);
+    uint64_t end = crn_now_ns() + DEADLINE_NS;
+    int status;
+    while ((status = crn_payload_create(&space, &spec, &p)) == -EAGAIN && crn_now_ns() < end)
+        turn(20);
+    ck_assert_int_eq(status, 0);
     return p;
+}
+
+/* Numbers of -1..1, and positions that count up where a KV payload has them. */
+static float number(uint64_t i, uint32_t seed, uint32_t layer)
+{
+    return (float)((i * 37 + seed * 101 + layer * 53) % 2001) / 1000.0f - 1.0f;
 }
 
 static void fill(struct crn_payload *p, uint32_t seed)
 {
-    uint8_t *at = crn_payload_at(p);
-    for (uint64_t i = 0; i < p->bytes; i++)
-        at[i] = (uint8_t)(i * 31 + seed * 17 + p->layer * 5 + p->kind);
+    float *at = crn_payload_at(p);
+    int32_t *pos = crn_payload_at(p);
+    for (uint64_t i = 0; i < p->bytes / sizeof *at; i++)
+        at[i] = number(i, seed, p->layer);
+    for (int32_t i = 0; i < (int32_t)TOKENS && p->kind == CRN_PAYLOAD_KV; i++)
+        pos[i] = i;
     p->checksum = crn_hash64(at, p->bytes);
 }
 
@@ -234,23 +248,25 @@ static bool intact(const struct crn_payload *p)
     return p->arena != NULL && crn_hash64(crn_payload_at(p), p->bytes) == p->checksum;
 }
 
-/* An entry of TOKENS tokens, all layers and, when asked for, the state that enters layer 1. */
-static struct crn_entry *publish(uint32_t seed, bool state)
+static const uint32_t all_rows = TOKENS;
+
+static struct crn_kv_spec kv_spec(uint32_t dtype, uint32_t wide)
 {
-    int32_t tokens[TOKENS];
+    return (struct crn_kv_spec){.dtype = dtype, .n_kv_heads = 1, .head_dim = DIM, .wide = wide, .shared_pos = 1, .n = &all_rows};
+}
+
+/* All payloads of an entry: its layers and, when asked for, the state that enters layer 1. */
+static struct crn_body *body_of(const int32_t *tokens, uint32_t seed, bool state)
+{
     struct crn_body *body;
-    struct crn_entry *e;
     struct crn_head_parts heads[1];
     struct crn_state_parts parts;
-    uint32_t n = TOKENS;
+    struct crn_kv_spec kv = kv_spec(CAIRN_F32, 0);
     uint64_t bytes;
-    struct crn_kv_spec kv = {.dtype = CAIRN_F32, .n_kv_heads = 1, .head_dim = DIM, .shared_pos = 1, .n = &n};
-    for (uint32_t i = 0; i < TOKENS; i++)
-        tokens[i] = (int32_t)(seed * 1000 + i);
     ck_assert_int_eq(crn_body_create(LAYERS, &body), 0);
-    struct crn_payload *own = payload(CRN_PAYLOAD_TOKENS, 0, sizeof tokens, TOKENS);
-    memcpy(crn_payload_at(own), tokens, sizeof tokens);
-    own->checksum = crn_hash64(tokens, sizeof tokens);
+    struct crn_payload *own = payload(CRN_PAYLOAD_TOKENS, 0, TOKENS * sizeof *tokens, TOKENS);
+    memcpy(crn_payload_at(own), tokens, TOKENS * sizeof *tokens);
+    own->checksum = crn_hash64(tokens, TOKENS * sizeof *tokens);
     ck_assert_int_eq(crn_body_put(body, own), 0);
     ck_assert_int_eq(crn_layout_kv(&kv, heads, &bytes), 0);
     for (uint16_t l = 0; l < LAYERS; l++) {
@@ -264,12 +280,39 @@ static struct crn_entry *publish(uint32_t seed, bool state)
         fill(p, seed);
         ck_assert_int_eq(crn_body_put(body, p), 0);
     }
-    struct crn_entry_spec spec = {.space = &space, .producer = base, .n_tokens = TOKENS, .settings = "", .tokens = tokens};
+    return body;
+}
+
+static struct crn_entry *publish_after(struct crn_entry *parent, uint32_t seed, bool state)
+{
+    int32_t tokens[TOKENS];
+    struct crn_entry *e;
+    for (uint32_t i = 0; i < TOKENS; i++)
+        tokens[i] = (int32_t)(seed * 1000 + i);
+    struct crn_body *body = body_of(tokens, seed, state);
+    struct crn_entry_spec spec = {.space = &space, .producer = base, .parent = parent, .start = parent != NULL ? crn_entry_end(parent) : 0,
+                                  .n_tokens = TOKENS, .settings = "", .tokens = tokens};
     ck_assert_int_eq(crn_entry_create(&spec, &e), 0);
     e->body = body;
     ck_assert_int_eq(crn_space_insert(&space, e), 0);
     crn_tier_published(e);
     return e;
+}
+
+static struct crn_entry *publish(uint32_t seed, bool state)
+{
+    return publish_after(NULL, seed, state);
+}
+
+/* Another body in place of the entry's, as a compressor does it. */
+static void replace(struct crn_entry *e, uint32_t seed)
+{
+    struct crn_body *body = body_of(crn_payload_at(e->body->tokens), seed, false);
+    crn_tier_replaced(e);
+    crn_body_drop(e->body);
+    e->body = body;
+    crn_entries_renew(&space.entries, e);
+    crn_tier_published(e);
 }
 
 static struct crn_listing listing;
@@ -310,10 +353,16 @@ static void ended(void *ctx, int status)
     *(struct outcome *)ctx = (struct outcome){true, status};
 }
 
+static void order_down_as(struct crn_entry *e, bool int8, struct outcome *o)
+{
+    struct crn_tier_layers all = {0, LAYERS - 1, int8};
+    *o = (struct outcome){false, 0};
+    ck_assert_int_eq(crn_tier_spill(e, &all, ended, o), 0);
+}
+
 static void order_down(struct crn_entry *e, struct outcome *o)
 {
-    *o = (struct outcome){false, 0};
-    ck_assert_int_eq(crn_tier_spill(e, 0, LAYERS - 1, ended, o), 0);
+    order_down_as(e, false, o);
 }
 
 /* Wholly on NVMe, and durable. */
@@ -568,21 +617,206 @@ START_TEST(steps_that_make_no_sense_are_refused)
     struct crn_payload *p = e->body->kv[0];
     ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), CAIRN_E_STATE);
     gate_hold(CRN_SPILL_WRITE);
-    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), 0);
-    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), CAIRN_E_STATE);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL), 0);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL), CAIRN_E_STATE);
     ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), CAIRN_E_STATE);
     ck_assert(!crn_tier_release(p));
     gate_open();
     AWAIT(p->state == CRN_SPILLED);
-    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), CAIRN_E_STATE);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL), CAIRN_E_STATE);
     gate_hold(CRN_SPILL_READ);
     ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), 0);
     ck_assert_int_eq(crn_tier_start_restore(e, p, NULL), CAIRN_E_STATE);
-    ck_assert_int_eq(crn_tier_start_spill(e, p, true, NULL), CAIRN_E_STATE);
+    ck_assert_int_eq(crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL), CAIRN_E_STATE);
     ck_assert(!crn_tier_release(p));
     gate_open();
     AWAIT(p->state == CRN_RESIDENT);
     ck_assert(intact(p));
+    close_world();
+}
+END_TEST
+
+/* ---- generations and families ---- */
+
+/* Where the catalogue says that a layer is; UINT64_MAX when it has no record. */
+static uint64_t recorded_off(const struct crn_entry *e, uint32_t layer)
+{
+    struct crn_cat_entry *rec;
+    uint64_t off = UINT64_MAX;
+    if (crn_catalog_entry(tier->catalog, e->catalog_id, &rec) != 0)
+        return off;
+    for (uint32_t i = 0; i < rec->n_payloads; i++)
+        off = rec->payloads[i].kind == CRN_PAYLOAD_KV && rec->payloads[i].layer == layer ? rec->payloads[i].off : off;
+    free(rec);
+    return off;
+}
+
+START_TEST(the_record_of_a_replaced_body_is_good_until_the_next_one_is)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    spill(e);
+    ck_assert_int_eq(crn_tier_warm(e), 0);
+    struct crn_place old = e->body->kv[2]->place;
+    uint64_t checksum = e->body->kv[2]->checksum, bytes = e->body->kv[2]->bytes, id = e->catalog_id;
+    uint64_t used = crn_store_used_bytes(tier->store), memory = space.used_bytes;
+    gate_hold(CRN_SPILL_WRITE);
+    replace(e, 2);
+    gate_await(LAYERS);
+    settle();
+    ck_assert(!e->durable && e->in_catalog);
+    ck_assert_uint_eq(e->catalog_id, id);
+    ck_assert_uint_eq(recorded_off(e, 2), old.off);
+    ck_assert_int_eq(crn_store_check(tier->store, &old, bytes, checksum), 0);
+    ck_assert_uint_eq(crn_store_used_bytes(tier->store), 2 * used); /* nobody can overwrite it */
+    ck_assert_uint_le(space.used_bytes, memory + (LAYERS + 1) * GRANULE);
+    gate_open();
+    AWAIT(e->durable);
+    ck_assert_uint_eq(e->catalog_id, id);
+    ck_assert_uint_ne(recorded_off(e, 2), old.off);
+    AWAIT(crn_store_used_bytes(tier->store) == used);
+    ck_assert_ptr_null(e->old);
+    close_world();
+}
+END_TEST
+
+START_TEST(an_entry_replaced_twice_and_dropped_leaves_nothing)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, false);
+    spill(e);
+    ck_assert_int_eq(crn_tier_warm(e), 0);
+    gate_hold(CRN_SPILL_WRITE);
+    replace(e, 2);
+    replace(e, 3);
+    uint64_t id = e->catalog_id;
+    crn_space_remove(&space, e);
+    gate_open();
+    AWAIT(tier->n_moves == 0 && crn_store_used_bytes(tier->store) == 0);
+    ck_assert_uint_eq(space.used_bytes, 0);
+    struct crn_cat_entry *rec;
+    ck_assert_int_eq(crn_catalog_entry(tier->catalog, id, &rec), CAIRN_E_MISS);
+    close_world();
+}
+END_TEST
+
+START_TEST(spilling_a_child_ends_when_its_whole_path_is_durable)
+{
+    open_world(8 << 20);
+    struct crn_entry *root = publish(1, false), *middle = publish_after(root, 2, false), *leaf = publish_after(middle, 3, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_SYNC);
+    order_down(leaf, &o);
+    AWAIT(gate_seen(CRN_SPILL_SYNC) == 1);
+    settle();
+    ck_assert(!o.ended && !leaf->durable);
+    gate_open();
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    ck_assert(root->durable && middle->durable && leaf->durable);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert_int_eq(root->body->kv[l]->state, CRN_RESIDENT); /* only the leaf was to go */
+    close_tier();
+    open_tier();
+    ck_assert_uint_eq(tier->recovered, 3);
+    close_world();
+}
+END_TEST
+
+START_TEST(spilling_a_child_whose_parent_cannot_be_written_says_so)
+{
+    open_world(8 << 20);
+    struct crn_entry *root = publish(1, false), *leaf = publish_after(root, 2, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(leaf, &o);
+    gate_await(2 * LAYERS);
+    gate_spoil(CRN_SPILL_WRITE, root->body->kv[1]->place.off, -EIO);
+    gate_open();
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, -EIO);
+    ck_assert(!leaf->durable && !root->durable);
+    close_world();
+}
+END_TEST
+
+/* ---- int8 on the way down ---- */
+
+static void check_int8(const struct crn_payload *p, uint32_t seed)
+{
+    static _Alignas(64) float plain[2 * TOKENS * DIM + TOKENS + 64];
+    struct crn_head_parts parts[1];
+    struct crn_gather_head heads[1];
+    uint64_t bytes;
+    struct crn_kv_spec from = kv_spec(CAIRN_I8, p->wide), to = kv_spec(CAIRN_F32, 0);
+    ck_assert_int_eq(crn_layout_kv(&to, parts, &bytes), 0);
+    ck_assert_int_eq(crn_gather_from_payload(&from, crn_payload_at(p), heads), 0);
+    struct crn_gather_kv g = {.src_dtype = CAIRN_I8, .dst = to, .heads = heads, .out = (uint8_t *)plain};
+    ck_assert_int_eq(crn_gather_kv(&g), 0);
+    for (uint32_t i = 0; i < TOKENS * DIM; i++) {
+        float k = plain[parts[0].k / sizeof *plain + i], want = number(parts[0].k / sizeof *plain + i, seed, p->layer);
+        ck_assert_msg(k >= want - 0.01f && k <= want + 0.01f, "layer %u, number %u: %f instead of %f", p->layer, i, (double)k, (double)want);
+    }
+}
+
+START_TEST(int8_halves_what_goes_down_and_stays_when_it_is_back)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(7, true);
+    uint64_t plain = e->body->kv[0]->bytes, all = e->body->bytes;
+    struct outcome o;
+    if (_i == 0)
+        order_down_as(e, true, &o);
+    else { /* by the entry's or the namespace's option */
+        e->spill_int8 = _i == 1;
+        space.options.spill_int8 = _i == 2;
+        order_down(e, &o);
+    }
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    ck_assert(e->durable);
+    uint64_t coded = e->body->kv[0]->bytes;
+    ck_assert_uint_lt(coded, plain / 3);
+    ck_assert_uint_eq(e->body->bytes, all - LAYERS * (plain - coded));
+    ck_assert_int_eq(e->body->states[0]->dtype, CAIRN_F32);
+    close_tier(); /* the catalogue knows */
+    open_tier();
+    uint32_t slot = 0;
+    e = crn_entries_walk(&space.entries, 0, &slot);
+    ck_assert_ptr_nonnull(e);
+    ck_assert_int_eq(e->spill_int8, _i == 1);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+        ck_assert_int_eq(e->body->kv[l]->dtype, CAIRN_I8);
+        ck_assert_uint_eq(e->body->kv[l]->bytes, coded);
+        check_int8(e->body->kv[l], 7);
+    }
+    for (uint32_t i = 0; i < listing.n; i++)
+        ck_assert_int_eq(listing.recs[i].dtype, listing.recs[i].kind == CRN_PAYLOAD_KV ? CAIRN_I8 : listing.payloads[i]->dtype);
+    close_world();
+}
+END_TEST
+
+START_TEST(what_somebody_began_to_read_plain_stays_plain)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(7, false);
+    struct outcome o;
+    gate_hold(CRN_SPILL_WRITE);
+    order_down_as(e, true, &o);
+    gate_await(LAYERS);
+    struct crn_lease *lease = attach(e);
+    gate_open();
+    AWAIT(o.ended);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        ck_assert_int_eq(e->body->kv[l]->state, CRN_RESIDENT);
+        ck_assert_int_eq(e->body->kv[l]->dtype, CAIRN_F32);
+        ck_assert(intact(e->body->kv[l]));
+    }
+    ck_assert(!e->durable);
+    ck_assert_uint_eq(crn_store_used_bytes(tier->store), 0);
+    crn_lease_end(&session, lease);
     close_world();
 }
 END_TEST
@@ -766,6 +1000,29 @@ START_TEST(leased_and_pinned_payloads_stay)
 }
 END_TEST
 
+/* With every byte on its way down nobody waits, and nothing is dropped. */
+START_TEST(making_room_never_waits)
+{
+    struct crn_payload *p = NULL;
+    uint32_t count = 1;
+    struct crn_payload_spec spec = {.kind = CRN_PAYLOAD_KV, .bytes = 8 * GRANULE, .counts = &count, .n_counts = 1};
+    open_world(8 << 20);
+    for (uint32_t i = 0; i < 6; i++)
+        publish(i, false);
+    gate_hold(CRN_SPILL_WRITE);
+    for (int i = 0; i < 100; i++)
+        ck_assert_int_eq(crn_payload_create(&space, &spec, &p), -EAGAIN);
+    crn_tier_hurry(tier, true);
+    ck_assert_int_eq(crn_payload_create(&space, &spec, &p), CAIRN_E_FULL);
+    crn_tier_hurry(tier, false);
+    ck_assert_uint_eq(space.entries.n, 6);
+    gate_open();
+    AWAIT(crn_payload_create(&space, &spec, &p) == 0);
+    crn_payload_drop(p);
+    close_world();
+}
+END_TEST
+
 START_TEST(one_pass_over_many_leaves_what_is_read_again)
 {
     open_world(32 << 20);
@@ -794,6 +1051,12 @@ int main(void)
         RUN_TEST(a_lease_taken_while_a_payload_goes_down_keeps_it_in_memory),
         RUN_TEST(attaches_share_one_restore_and_an_ended_one_is_not_told),
         RUN_TEST(steps_that_make_no_sense_are_refused),
+        RUN_TEST(the_record_of_a_replaced_body_is_good_until_the_next_one_is),
+        RUN_TEST(an_entry_replaced_twice_and_dropped_leaves_nothing),
+        RUN_TEST(spilling_a_child_ends_when_its_whole_path_is_durable),
+        RUN_TEST(spilling_a_child_whose_parent_cannot_be_written_says_so),
+        RUN_LOOP(int8_halves_what_goes_down_and_stays_when_it_is_back, 3),
+        RUN_TEST(what_somebody_began_to_read_plain_stays_plain),
         RUN_LOOP(a_failed_write_leaves_the_payload_where_it_was, 2),
         RUN_LOOP(a_failed_read_is_a_miss_for_its_layer_and_ends_the_entry, 2),
         RUN_TEST(a_failed_sync_makes_nothing_durable_and_is_not_believed_later),
@@ -801,6 +1064,7 @@ int main(void)
         RUN_TEST(the_deepest_layers_go_first_and_states_last),
         RUN_TEST(layers_that_no_reader_asks_for_go_first),
         RUN_TEST(leased_and_pinned_payloads_stay),
+        RUN_TEST(making_room_never_waits),
         RUN_TEST(one_pass_over_many_leaves_what_is_read_again),
     };
     return run_suite("broker_tier", tests, sizeof tests / sizeof *tests);

@@ -15,6 +15,7 @@ struct crn_publish {
     struct crn_publish_choice choice;
     uint32_t n; /* tokens of the entry */
     uint32_t timeout_ms;
+    uint64_t begun_ns;
     int failed;
     float *pooled;          /* [n] */
     uint32_t *index;        /* [G][n] */
@@ -162,6 +163,7 @@ struct crn_publish *crn_publish_begin(struct crn_engine *e, struct cairn_client 
     int status = set_room(p);
     if (status == 0)
         status = cairn_draft_open(client, &options, cairn_deadline_in(timeout_ms), &p->draft);
+    p->begun_ns = cairn_deadline_in(0);
     if (status == 0)
         return p;
     if (status == CAIRN_E_EXISTS || status == CAIRN_E_BUSY || status == CAIRN_E_GONE)
@@ -184,6 +186,7 @@ int crn_publish_end(struct crn_publish *p, int commit, struct cairn_entry_id *ou
         return CAIRN_E_MISS;
     int status = commit && !p->failed ? 0 : CAIRN_E_STATE;
     if (status == 0) {
+        cairn_draft_cost(p->draft, (cairn_deadline_in(0) - p->begun_ns) / p->n); /* it was open while the prefill ran */
         status = cairn_commit(p->draft, cairn_deadline_in(p->timeout_ms), &entry);
         if (status != 0)
             crn_log(CRN_LOG_WARN, "commit: %s", cairn_error(p->client));
