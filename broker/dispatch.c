@@ -32,6 +32,7 @@ struct verb {
 static const struct verb verbs[128] = {
     [CRN_MSG_hello] = {crn_handle_hello, CRN_MSG_welcome},
     [CRN_MSG_bye] = {crn_handle_bye, CRN_MSG_ok},
+    [CRN_MSG_alive] = {crn_handle_alive, CRN_MSG_ok},
     [CRN_MSG_match] = {crn_handle_match, CRN_MSG_matched},
     [CRN_MSG_attach] = {crn_handle_attach, CRN_MSG_attached},
     [CRN_MSG_release] = {crn_handle_release, CRN_MSG_ok},

@@ -46,6 +46,7 @@ void crn_dispatch_parked(struct crn_broker *broker);
 /* Handlers, by file. */
 int crn_handle_hello(struct crn_call *call); /* handle_session.c */
 int crn_handle_bye(struct crn_call *call);
+int crn_handle_alive(struct crn_call *call);
 int crn_handle_landing(struct crn_call *call);
 int crn_handle_match(struct crn_call *call); /* handle_read.c */
 int crn_handle_attach(struct crn_call *call);

@@ -1,4 +1,4 @@
-/* HELLO, BYE, LANDING. HELLO is where a peer becomes a session: its uid is the kernel's, its namespace the configuration's, its
+/* HELLO, BYE, ALIVE, LANDING. HELLO is where a peer becomes a session: its uid is the kernel's, its namespace the configuration's, its
  * model and shape its own word (a wrong word harms only what it publishes under that name; a family's shape is fixed by the first
  * who names it, so nobody reads a payload by another shape). */
 #include "broker/broker.h"
@@ -123,6 +123,13 @@ int crn_handle_bye(struct crn_call *call)
     call->session->said_bye = true;
     crn_session_doom(call->session, "it said bye");
     return CRN_LATER;
+}
+
+/* Every message renews the session's leases (dispatch.c); this one does nothing else. */
+int crn_handle_alive(struct crn_call *call)
+{
+    (void)call;
+    return 0;
 }
 
 int crn_handle_landing(struct crn_call *call)

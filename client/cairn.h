@@ -151,6 +151,10 @@ CAIRN_API void cairn_release(struct cairn_lease *lease);
 /* cairn_lease_check - 0 while everything read so far was valid; CAIRN_E_STALE otherwise. No message, no system call. */
 CAIRN_API int cairn_lease_check(const struct cairn_lease *lease);
 
+/* cairn_lease_keep - the same, and tells the broker, a few times in its --lease-ttl, that the lease is still in use: call it now
+ * and then while you read for long (decoding). Never blocks. fails CAIRN_E_STALE */
+CAIRN_API int cairn_lease_keep(struct cairn_lease *lease);
+
 /* One entry of the path. */
 struct cairn_part {
     struct cairn_entry_id entry;

@@ -265,6 +265,7 @@ int crn_client_send(struct cairn_client *client, enum crn_msg_type type, const v
 {
     size_t n;
     int status = crn_wire_encode(type, msg, client->out, sizeof client->out, &n);
+    client->sent_ns = crn_now_ns();
     return status != 0 ? status : crn_chan_send(client->chan, client->out, n, deadline_ns);
 }
 

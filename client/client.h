@@ -36,7 +36,7 @@ struct crn_zone {
 struct crn_conn {
     uint32_t refs;
     uint32_t generation; /* of the channel it was made on, from 1; 0: not to be used any more */
-    uint64_t id, max_entry_bytes;
+    uint64_t id, max_entry_bytes, heartbeat_ns;
     int fd;              /* descriptor channel, -1 when closed */
     struct crn_mem control;
     struct crn_segment *arenas;
@@ -52,6 +52,7 @@ struct cairn_client {
     struct crn_conn *session; /* NULL: none, the next call connects */
     int stuck;                   /* 1: this connection cannot take another HELLO */
     uint64_t last_request;
+    uint64_t sent_ns;            /* when the last message was sent */
     uint64_t sessions;           /* made so far */
     uint64_t retry_ns;           /* no attempt to connect before */
     uint32_t deaf;               /* attempts in a row that somebody took and nobody answered */

@@ -143,6 +143,7 @@ static int session_start(struct cairn_client *client, struct crn_conn *session,
     session->generation = crn_chan_generation(client->chan);
     session->id = welcome.session;
     session->max_entry_bytes = welcome.max_entry_bytes;
+    session->heartbeat_ns = welcome.heartbeat_ms * UINT64_C(1000000);
     status = take_control(session, &welcome, deadline_ns);
     if (status != 0)
         return crn_client_fail(client, status, "control page of %s", client->fd_path);

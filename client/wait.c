@@ -20,6 +20,21 @@ int cairn_lease_check(const struct cairn_lease *lease)
     return epoch == lease->epoch ? 0 : CAIRN_E_STALE;
 }
 
+int cairn_lease_keep(struct cairn_lease *lease)
+{
+    int status = cairn_lease_check(lease);
+    if (status != 0)
+        return status;
+    struct cairn_client *client = lease->client;
+    if (crn_client_current(client, lease->session) &&
+        crn_now_ns() - client->sent_ns > lease->session->heartbeat_ns) {
+        struct crn_msg_alive alive = {.request = crn_client_next(client)};
+        crn_client_send(client, CRN_MSG_alive, &alive, 0);
+        crn_client_pump(client, 0);
+    }
+    return 0;
+}
+
 int crn_item_wait(struct cairn_lease *lease, const struct crn_item *item, uint64_t deadline_ns)
 {
     if (item->word == CRN_NO_WORD)

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define N 200u
 
@@ -352,6 +353,32 @@ START_TEST(a_prefill_pyramid_serves_only_who_names_its_settings)
     ck_assert_msg(tiny_publish(client, &e, &entry) == 0, "%s", cairn_error(client));
     ck_assert_int_eq(tiny_attach(client, context, N, &lease), 0);
     ck_assert(cairn_lease_info(lease)->parts[0].entry.v == entry.v);
+    cairn_release(lease);
+    cairn_close(client);
+    broker_stop(&b);
+}
+END_TEST
+
+START_TEST(a_lease_that_is_kept_outlives_its_time_and_one_that_is_not_expires)
+{
+    static const char *const hasty[] = {"--memory", "16M", "--log-level", "warn", "--lease-ttl", "500ms", NULL};
+    struct broker b;
+    int32_t context[N];
+    struct cairn_entry_id entry;
+    struct cairn_lease *lease;
+    struct timespec nap = {0, 5000000};
+    broker_start(&b, hasty);
+    tiny_tokens(context, N, 17);
+    struct cairn_client *client = tiny_open(&b, 1);
+    struct tiny_entry e = {.model = 1, .context = context, .n_tokens = N};
+    ck_assert_int_eq(tiny_publish(client, &e, &entry), 0);
+    ck_assert_int_eq(tiny_attach(client, context, N, &lease), 0);
+    for (uint64_t end = cairn_deadline_in(1500); cairn_deadline_in(0) < end; nanosleep(&nap, NULL))
+        ck_assert_int_eq(cairn_lease_keep(lease), 0);
+    ck_assert_uint_eq(broker_counter(&b, "lease_expired_total"), 0);
+    for (uint64_t end = cairn_deadline_in(15000); cairn_deadline_in(0) < end && cairn_lease_check(lease) == 0;)
+        nanosleep(&nap, NULL);
+    ck_assert_int_eq(cairn_lease_keep(lease), CAIRN_E_STALE);
     cairn_release(lease);
     cairn_close(client);
     broker_stop(&b);
@@ -706,6 +733,7 @@ int main(void)
         RUN_TEST(a_plan_below_the_floor_is_refused_for_its_quality),
         RUN_TEST(a_state_that_a_later_plan_wants_is_added_to_the_entry),
         RUN_TEST(a_prefill_pyramid_serves_only_who_names_its_settings),
+        RUN_TEST(a_lease_that_is_kept_outlives_its_time_and_one_that_is_not_expires),
         RUN_TEST(plans_are_listed_as_they_were_stored_and_dropped_by_id),
         RUN_TEST(a_run_over_a_prefill_pyramid_inherits_its_sets_or_holds_them),
         RUN_TEST(a_forced_run_drives_an_inspected_lease_with_the_map_of_the_named_plan),

@@ -277,6 +277,40 @@ START_TEST(a_broker_killed_and_restarted_between_requests_changes_no_answer)
 }
 END_TEST
 
+/* Stopped while it decodes, until its lease is over and the memory may be anybody's. */
+START_TEST(a_worker_that_outsleeps_its_lease_reads_again_by_itself)
+{
+    static const char *const hasty[] = {"--memory", "256M", "--log-level", "error", "--lease-ttl", "300ms", NULL};
+    struct broker b;
+    char model[160];
+    paths_tmp();
+    snprintf(model, sizeof model, "%s", paths_tmp_file("model.gguf"));
+    ck_assert_int_eq(crn_test_model_write(model, &shape, 5, CRN_QUANT_Q8_0), 0);
+    char *text = random_text(200, 9);
+    const char *const options[] = {"--model",      model,  "--context", text_file(0, text, -1), "--ask", "who?",
+                                   "--max-tokens", "3000", NULL};
+    broker_start(&b, hasty);
+    struct worker w = worker_start(b.socket, options);
+    json_t *want = worker_next(&w);
+    worker_end(&w);
+    w = worker_start(b.socket, options);
+    broker_await(&b, "attach_total", 1);
+    ck_assert_int_eq(kill(w.pid, SIGSTOP), 0);
+    broker_await(&b, "lease_expired_total", 1);
+    ck_assert_int_eq(kill(w.pid, SIGCONT), 0);
+    json_t *line = worker_next(&w);
+    same_answer(line, want);
+    ck_assert_str_eq(json_text(line, "reason"), "reuse_failed");
+    ck_assert_int_eq(json_number(line, "reused_tokens"), 0);
+    worker_end(&w);
+    json_decref(line);
+    json_decref(want);
+    free(text);
+    broker_stop(&b);
+    paths_tmp_remove();
+}
+END_TEST
+
 START_TEST(a_broker_killed_during_a_prefill_changes_no_answer)
 {
     struct scene s;
@@ -357,6 +391,7 @@ int main(void)
         RUN_TEST(a_broker_that_left_its_socket_files_behind_is_absent),
         RUN_TEST(something_deaf_at_the_address_is_no_broker),
         RUN_TEST(a_broker_killed_and_restarted_between_requests_changes_no_answer),
+        RUN_TEST(a_worker_that_outsleeps_its_lease_reads_again_by_itself),
         RUN_TEST(a_broker_killed_during_a_prefill_changes_no_answer),
         RUN_TEST(a_broker_killed_while_a_worker_reads_its_memory_changes_no_answer),
     };

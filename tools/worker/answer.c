@@ -86,6 +86,20 @@ static void close_cache(struct job *j)
     crn_cache_free(&j->cache);
 }
 
+/* Whatever came from others is thrown away; the job is as before. */
+static void give_up_shared(struct job *j, const char *reason, int status)
+{
+    crn_log(CRN_LOG_WARN, "reuse failed: %s; prefilling instead", cairn_strerror(status));
+    crn_publish_end(j->publish, 0, NULL);
+    j->publish = NULL;
+    close_cache(j);
+    cairn_release(j->lease);
+    j->lease = NULL;
+    j->out->reuse =
+        (struct crn_reuse_result){.class_ = CAIRN_CLASS_NONE, .run_first = -1, .run_last = -2};
+    j->out->reason = reason;
+}
+
 /* Attach and reuse. 0 when the cache holds what the lease covers, else the job is as before. */
 static int try_shared(struct job *j)
 {
@@ -108,15 +122,8 @@ static int try_shared(struct job *j)
     if (status == 0)
         status = crn_share_reuse(&w->engine, j->lease, j->context, &w->reuse, &j->cache,
                                  whole && j->n_questions > 0 ? &j->decode : NULL, result);
-    if (status == 0)
-        return 0;
-    crn_log(CRN_LOG_WARN, "reuse failed: %s; prefilling instead", cairn_strerror(status));
-    close_cache(j);
-    cairn_release(j->lease);
-    j->lease = NULL;
-    *result =
-        (struct crn_reuse_result){.class_ = CAIRN_CLASS_NONE, .run_first = -1, .run_last = -2};
-    j->out->reason = "reuse_failed";
+    if (status != 0)
+        give_up_shared(j, "reuse_failed", status);
     return status;
 }
 
@@ -179,17 +186,35 @@ static int first_tokens(struct job *j, double begin)
     return status;
 }
 
+static int keep_lease(void *ctx)
+{
+    const struct job *j = ctx;
+    return j->lease != NULL ? cairn_lease_keep(j->lease) : 0;
+}
+
 static int the_rest(struct job *j)
 {
-    int status = 0;
-    j->out->published = crn_publish_end(j->publish, 1, NULL) == 0;
-    j->publish = NULL;
-    if (j->w->private_int8)
+    struct crn_decode_options options = j->w->decode;
+    int status = keep_lease(j); /* what was computed behind a lost lease is for nobody */
+    if (status == 0)
+        j->out->published = crn_publish_end(j->publish, 1, NULL) == 0;
+    if (status == 0)
+        j->publish = NULL;
+    if (status == 0 && j->w->private_int8)
         status = quantise_private(j);
     if (status != 0 || j->n_questions == 0)
         return status;
-    return j->w->score ? crn_decode_score(&j->decode)
-                       : crn_decode_generate(&j->decode, &j->cache, &j->w->decode);
+    options.keep = keep_lease;
+    options.keep_ctx = j;
+    status = j->w->score ? crn_decode_score(&j->decode)
+                         : crn_decode_generate(&j->decode, &j->cache, &options);
+    return status == 0 ? keep_lease(j) : status;
+}
+
+static int answer_once(struct job *j, double begin)
+{
+    int status = first_tokens(j, begin);
+    return status == 0 ? the_rest(j) : status;
 }
 
 static int check_length(const struct job *j)
@@ -221,9 +246,11 @@ int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n,
         return status;
     if (w->client != NULL && w->reuse.mode != CRN_REUSE_NEVER)
         try_shared(&j);
-    status = first_tokens(&j, begin);
-    if (status == 0)
-        status = the_rest(&j);
+    status = answer_once(&j, begin);
+    if (status != 0 && j.lease != NULL) {
+        give_up_shared(&j, "reuse_failed", status);
+        status = answer_once(&j, begin);
+    }
     if (status == 0) {
         out->kv_shared_bytes = j.cache.shared_bytes;
         out->kv_private_bytes = crn_cache_private_bytes(&j.cache) + crn_decode_bytes(&j.decode);

@@ -184,8 +184,11 @@ int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache,
         d->questions[i].stopped = 0;
     }
     while (status == 0 && options->max_tokens > 0 &&
-           (n = take_tokens(d, options, samplers, active, n)) > 0)
-        status = step(d, cache, active, n);
+           (n = take_tokens(d, options, samplers, active, n)) > 0) {
+        status = options->keep != NULL ? options->keep(options->keep_ctx) : 0;
+        if (status == 0)
+            status = step(d, cache, active, n);
+    }
     free(active);
     free(samplers);
     return status;

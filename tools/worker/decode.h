@@ -30,6 +30,8 @@ struct crn_decode_options {
     struct crn_sampler sampler;
     uint32_t max_tokens;
     int32_t stop[2]; /* tokens that end an answer; negative: unused */
+    int (*keep)(void *ctx); /* NULL: none. Called before each step: may what is read still be read? */
+    void *keep_ctx;
 };
 
 struct crn_decode {
@@ -54,7 +56,8 @@ int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span
                      uint32_t n_spans);
 /* Logits of each question's last row [n][vocab] are in d->logits afterwards. */
 int crn_decode_logits(struct crn_decode *d);
-/* Generates all answers; cache is the context's. Call after crn_decode_logits. */
+/* Generates all answers; cache is the context's. Call after crn_decode_logits. fails what
+ * options->keep says, codes of the engine */
 int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache,
                         const struct crn_decode_options *options);
 /* Scores given answers (n_forced > 0) from the suffix pass alone. */
