@@ -32,6 +32,7 @@ LIBS_KERNELS = -ldnnl -lgomp -lm
 LIBS_BROKER  = -llmdb -luring
 LIBS_WORKER  = -lpcre2-8 -ljansson
 LIBS_TOOLS   = -ljansson
+LIBS_PROFILE = -Wl,--as-needed -llapacke -lopenblas -Wl,--no-as-needed
 LIBS_CHECK   = -lcheck_pic -lsubunit -lrt -lm
 
 # --- CUDA: auto = when the toolkit is there; emu = `all` builds programs that run on the emulated device -----------
@@ -64,6 +65,7 @@ KERNELS_OBJ := $(call obj,$(call src,kernels) $(if $(CUDA_ON),$(patsubst %.cu,%.
 CLIENT_OBJ  := $(call obj,$(call src,client))
 BROKER_OBJ  := $(call obj,$(filter-out broker/main.c,$(call src,broker)))
 WORKER_OBJ  := $(call obj,$(filter-out tools/worker/main.c,$(call src,tools/worker) $(call src,tools/worker/selectors)))
+PROFILE_OBJ := $(call obj,$(filter-out tools/profile/main.c,$(call src,tools/profile)))
 TOOLS_OBJ   := $(call obj,$(filter-out tools/cairn.c,$(call src,tools)))
 SUPPORT_OBJ := $(call obj,$(if $(filter 0,$(CUDA)),$(filter-out tests/support/dev.c,$(call src,tests/support)),$(call src,tests/support)))
 UNIT_TESTS  := $(patsubst %.c,$(BUILD)/%,$(call src,tests/unit) $(call src,tests/kernels))
@@ -75,12 +77,13 @@ A_IPC        = $(LIBDIR)/libcrn_ipc.a
 A_KERNELS    = $(LIBDIR)/libcrn_kernels.a
 A_BROKER     = $(LIBDIR)/libcrn_broker.a
 A_WORKER     = $(LIBDIR)/libcrn_worker.a
+A_PROFILE    = $(LIBDIR)/libcrn_profile.a
 A_TOOLS      = $(LIBDIR)/libcrn_tools.a
 A_SUPPORT    = $(LIBDIR)/libcrn_support.a
 A_CAIRN      = $(LIBDIR)/libcairn.a
 SO_CAIRN     = $(LIBDIR)/libcairn.so.$(VERSION)
 PROGRAMS_IN  = $(if $(wildcard broker/main.c),$1/cairnd) $(if $(wildcard tools/cairn.c),$1/cairn) \
-               $(if $(wildcard tools/worker/main.c),$1/cairn-worker)
+               $(if $(wildcard tools/worker/main.c),$1/cairn-worker) $(if $(wildcard tools/profile/main.c),$1/cairn-profiler)
 PROGRAMS     = $(call PROGRAMS_IN,$(if $(filter emu,$(CUDA)),$(EMU)/bin,$(BINDIR)))
 HEADERS      = client/cairn.h ipc/cairn_status.h ipc/cairn_types.h
 LIBRARIES    = $(if $(wildcard client/*.c),$(A_CAIRN) $(SO_CAIRN))
@@ -132,6 +135,7 @@ $(A_IPC): $(IPC_OBJ)             ; $(archive)
 $(A_KERNELS): $(KERNELS_OBJ)     ; $(archive)
 $(A_BROKER): $(BROKER_OBJ)       ; $(archive)
 $(A_WORKER): $(WORKER_OBJ)       ; $(archive)
+$(A_PROFILE): $(PROFILE_OBJ)     ; $(archive)
 $(A_TOOLS): $(TOOLS_OBJ)         ; $(archive)
 $(A_SUPPORT): $(SUPPORT_OBJ)     ; $(archive)
 $(A_CAIRN): $(CLIENT_OBJ) $(IPC_OBJ) ; $(archive)
@@ -149,18 +153,22 @@ $(BINDIR)/cairn: $(BUILD)/obj/tools/cairn.o $(A_TOOLS) $(BUILD)/obj/tools/worker
 	$(call link,$(LIBS_TOOLS) $(LIBS_IPC) -lm)
 $(BINDIR)/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
 	$(call link,$(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
+$(BINDIR)/cairn-profiler: $(BUILD)/obj/tools/profile/main.o $(A_PROFILE) $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
+	$(call link,$(LIBS_PROFILE) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 
 EMULIBS = -rdynamic -ldl
 $(EMU)/bin/cairnd: $(BUILD)/obj/broker/main.o $(EMU_OBJ) $(A_BROKER) $(A_KERNELS) $(A_IPC)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_KERNELS) $(LIBS_IPC))
 $(EMU)/bin/cairn: $(BINDIR)/cairn
 	@mkdir -p $(@D) && ln -sf ../../bin/cairn $@
+$(EMU)/bin/cairn-profiler: $(BINDIR)/cairn-profiler
+	@mkdir -p $(@D) && ln -sf ../../bin/cairn-profiler $@
 $(EMU)/bin/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(EMU_OBJ) $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
 	$(call link,$(EMULIBS) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
-TEST_LIBS = $(A_SUPPORT) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(BROKER_OBJ),$(A_BROKER)) \
+TEST_LIBS = $(A_SUPPORT) $(if $(PROFILE_OBJ),$(A_PROFILE)) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(BROKER_OBJ),$(A_BROKER)) \
             $(if $(CLIENT_OBJ),$(A_CAIRN)) $(if $(KERNELS_OBJ),$(A_KERNELS)) $(A_IPC)
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
-	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
+	$(call link,$(LIBS_BROKER) $(LIBS_PROFILE) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
 $(EMU)/tests/%: $(EMU)/obj/tests/%.o $(EMU_OBJ) $(TEST_LIBS)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC) $(LIBS_CHECK))

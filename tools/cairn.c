@@ -23,6 +23,8 @@ static const struct command commands[] = {
     {"unpin", crn_cmd_unpin, "ID", "undo pin"},
     {"plan", crn_cmd_plan, "put FILE [--producer M] [--receiver M] [--layers N] | get ID | ls | drop ID",
      "how receivers reuse producers' entries"},
+    {"profile", crn_cmd_profile, "--producer M --receiver M --requests FILE --out DIR [OPTIONS]",
+     "find a pair's plans: measure runs, keep the frontier"},
     {"spill", crn_cmd_spill, "ID [--layers A-B] [--tier host|nvme] [--int8]", "move layers of an entry down"},
     {"restore", crn_cmd_restore, "ID", "bring an entry back"},
     {"verify", crn_cmd_verify, "[ID]", "read back against checksums"},
@@ -55,8 +57,22 @@ static int print_command_help(const struct command *c)
         "\nplan put reads a JSON file {producer, receiver, run [a,b], state_map, budgets, measured} and the state map that\n"
         "it names (GGUF, relative to the file). M is a model's digest (32 hex digits), or the files it is made of:\n"
         "MODEL.gguf[,ADAPTER.gguf[=SCALE]]. Without M the label in the file is looked up among the models known.\n";
+    static const char profile_help[] =
+        "\nM: MODEL.gguf[,ADAPTER.gguf[=SCALE]]. FILE: JSON lines {context, question, answer}; lines without an answer are compared\n"
+        "with the receiver's own. An unfinished profile in DIR goes on. DIR gets results.jsonl, profile.json, profile.svg, maps/.\n"
+        "  --grain N         runs of whole groups of N layers (default 2); --coarse: groups of 5 first, then about the best\n"
+        "  --max-layers N    no longer runs; --runs A-B,...: just these\n"
+        "  --fit FILE        contexts for state maps (default: every third of --requests); --maps SPEC, --state-cache DIR\n"
+        "  --keep F,...      shares of the tokens kept (default 1), --int8: each with int8 payloads too; --selector, --budget, --whole\n"
+        "  --sensitivity     also reuse each layer alone; --contexts N, --answer-tokens N, --threads N, --quiet\n"
+        "  --plans DIR       write the frontier's plans there; --store: put them into the broker\n"
+        "  --floor Q         plans must keep this share of the receiver's own quality (default 0.9)\n"
+        "  --report-only     measure nothing, report what is there\n\n";
     printf("usage: cairn %s %s\n%s\n%s\n%s", c->name, c->args, c->help,
-           strcmp(c->name, "plan") == 0 ? plan_help : "", option_help);
+           strcmp(c->name, "plan") == 0      ? plan_help
+           : strcmp(c->name, "profile") == 0 ? profile_help
+                                             : "",
+           option_help);
     return CRN_EXIT_OK;
 }
 

@@ -42,6 +42,7 @@ int crn_cmd_evict(struct crn_cmd *cmd, int argc, char **argv);
 int crn_cmd_pin(struct crn_cmd *cmd, int argc, char **argv);
 int crn_cmd_unpin(struct crn_cmd *cmd, int argc, char **argv);
 int crn_cmd_plan(struct crn_cmd *cmd, int argc, char **argv);
+int crn_cmd_profile(struct crn_cmd *cmd, int argc, char **argv);
 int crn_cmd_spill(struct crn_cmd *cmd, int argc, char **argv);
 int crn_cmd_restore(struct crn_cmd *cmd, int argc, char **argv);
 int crn_cmd_verify(struct crn_cmd *cmd, int argc, char **argv);

@@ -38,6 +38,18 @@ int crn_json_load(const char *path, struct crn_json **out_root, char *why, size_
     return 0;
 }
 
+int crn_json_parse(const char *text, size_t n, const char *what, struct crn_json **out_root, char *why, size_t why_bytes)
+{
+    json_error_t error;
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &error);
+    if (root == NULL) {
+        snprintf(why, why_bytes, "%s, column %d: %s", what, error.column, error.text);
+        return CAIRN_E_FORMAT;
+    }
+    *out_root = as(root);
+    return 0;
+}
+
 const struct crn_json *crn_json_get(const struct crn_json *object, const char *key)
 {
     return as(json_object_get(of(object), key));

@@ -14,6 +14,8 @@ struct crn_json;
 
 /* fails -errno of the file, CAIRN_E_FORMAT; why: one line with the place. */
 int crn_json_load(const char *path, struct crn_json **out_root, char *why, size_t why_bytes);
+/* The same from text of n bytes; what: names it in `why`. */
+int crn_json_parse(const char *text, size_t n, const char *what, struct crn_json **out_root, char *why, size_t why_bytes);
 /* A member or an element, NULL when there is none. */
 const struct crn_json *crn_json_get(const struct crn_json *object, const char *key);
 const struct crn_json *crn_json_at(const struct crn_json *array, size_t index);

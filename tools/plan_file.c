@@ -1,10 +1,9 @@
 /* Plan files. Everything in them is checked here, so that what goes to the broker is a plan; whether it fits a family, only the
- * broker knows. The weight and bias tensors are interleaved into the one matrix that a plan carries. */
+ * broker knows. */
 #include "tools/plan_file.h"
 
 #include "tools/json.h"
-#include "tools/worker/gguf.h"
-#include "tools/worker/quant.h"
+#include "tools/map_file.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -151,41 +150,11 @@ static int read_layers(const struct reader *r, const struct crn_json *root, uint
 
 /* ---- state map ---- */
 
-static int join_map(const struct reader *r, const struct crn_gguf *g)
-{
-    const struct crn_gguf_tensor *weight = crn_gguf_tensor(g, "state_map.weight");
-    const struct crn_gguf_tensor *bias = crn_gguf_tensor(g, "state_map.bias");
-    if (weight == NULL || bias == NULL || weight->n_dims != 2 || weight->dims[0] != weight->dims[1] ||
-        weight->dims[0] == 0 || weight->dims[0] > CAIRN_MAX_HIDDEN ||
-        bias->n_elements != weight->dims[0])
-        return bad(r, CAIRN_E_FORMAT, "%s: needs state_map.weight [h][h] and state_map.bias [h]",
-                   crn_gguf_name(g));
-    size_t hidden = (size_t)weight->dims[0], row_bytes = (size_t)(weight->size_bytes / hidden);
-    size_t bytes = hidden * (hidden + 1) * sizeof(float);
-    float *map = malloc(bytes), *offsets = malloc(hidden * sizeof *offsets);
-    if (map == NULL || offsets == NULL) {
-        free(map);
-        free(offsets);
-        return bad(r, -ENOMEM, "state map of %zu bytes", bytes);
-    }
-    crn_quant_row(bias->type, bias->data, hidden, offsets);
-    for (size_t i = 0; i < hidden; i++) {
-        float *row = map + i * (hidden + 1);
-        crn_quant_row(weight->type, weight->data + i * row_bytes, hidden, row);
-        row[hidden] = offsets[i];
-    }
-    free(offsets);
-    r->file->map = map;
-    r->file->put.map = (struct cairn_map_view){.w = map, .hidden = (uint32_t)hidden, .bytes = bytes};
-    r->file->put.plan.has_map = 1;
-    return 0;
-}
-
 static int read_map(const struct reader *r, const struct crn_json *root)
 {
     const char *name, *slash = strrchr(r->path, '/');
     char path[4096];
-    struct crn_gguf *g;
+    char text[300];
     int status = crn_json_text(crn_json_get(root, "state_map"), &name);
     if (status == CAIRN_E_MISS)
         return 0;
@@ -194,12 +163,12 @@ static int read_map(const struct reader *r, const struct crn_json *root)
     int dir = slash != NULL && name[0] != '/' ? (int)(slash - r->path + 1) : 0;
     if (snprintf(path, sizeof path, "%.*s%s", dir, r->path, name) >= (int)sizeof path)
         return bad(r, CAIRN_E_TOO_BIG, "\"state_map\": the path is too long");
-    status = crn_gguf_open(path, &g);
+    status = crn_map_file_read(path, &r->file->put.map, text, sizeof text);
     if (status != 0)
-        return bad(r, status, "state map %s: %s", path, cairn_strerror(status));
-    status = join_map(r, g);
-    crn_gguf_close(g);
-    return status;
+        return bad(r, status, "state map %s", text);
+    r->file->put.plan.has_map = 1;
+    r->file->put.plan.map_rank = r->file->put.map.rank;
+    return 0;
 }
 
 /* ---- the file ---- */
@@ -259,7 +228,7 @@ void crn_plan_file_close(struct crn_plan_file *file)
 {
     if (file == NULL)
         return;
-    free(file->map);
+    free((void *)(uintptr_t)file->put.map.w);
     free(file->info);
     free(file);
 }

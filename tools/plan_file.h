@@ -2,7 +2,7 @@
  *     {"producer": LABEL, "receiver": LABEL, "producer_digest": HEX?, "receiver_digest": HEX?, "run": [a, b] or [] (none),
  *      "state_map": FILE? (relative to the JSON), "budgets": [{"layers": [a, b], "keep": share}...]?, "n_layers": L?,
  *      "measured": {"questions", "own_exact", "exact"}}
- * State map: tensors state_map.weight [hidden][hidden] (row: an output) and state_map.bias [hidden]. */
+ * State map: tools/map_file.h. */
 #ifndef CRN_TOOLS_PLAN_FILE_H
 #define CRN_TOOLS_PLAN_FILE_H
 
@@ -15,7 +15,6 @@ struct crn_plan_file {
     char producer[64], receiver[64];
     uint32_t n_layers; /* as the file says, else the highest layer that it names, plus one */
     struct cairn_budget budgets[CRN_PLAN_FILE_BUDGETS];
-    float *map;
     char *info;
 };
 

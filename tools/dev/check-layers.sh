@@ -13,7 +13,7 @@ may() {
     client) echo "client ipc" ;;
     broker) echo "broker kernels ipc" ;;
     tools) echo "tools client" ;;
-    tools/worker) echo "tools client kernels ipc" ;;
+    tools/worker | tools/profile) echo "tools client kernels ipc" ;;
     esac
 }
 
@@ -21,7 +21,7 @@ includes() { grep -n '^#include "' "$1" | sed 's/^\([0-9]*\):#include "\([^"]*\)
 
 for file in $(git ls-files '*.c' '*.h' | grep -E '^(ipc|kernels|client|broker|tools)/'); do
     folder=${file%%/*}
-    case $file in tools/worker/*) folder=tools/worker ;; esac
+    case $file in tools/worker/*) folder=tools/worker ;; tools/profile/*) folder=tools/profile ;; esac
     allowed=$(may "$folder")
     includes "$file" | while read -r line path; do
         case $path in
@@ -36,11 +36,12 @@ for file in $(git ls-files '*.c' '*.h' | grep -E '^(ipc|kernels|client|broker|to
         kernels:ipc/cuda_driver.h) case $file in kernels/cuda/*) ;; *) ok=no ;; esac ;;
         kernels:*) ok=no ;;
         tools:client/cairn.h | tools:tools/worker/gguf.h | tools:tools/worker/quant.h) ;;
-        tools:client/* | tools:tools/worker/*) ok=no ;; # the CLI knows the public header only, and reads GGUF files
-        tools/worker:client/cairn.h) ;;
-        tools/worker:client/*) ok=no ;;
-        tools/worker:ipc/cairn_status.h | tools/worker:ipc/cairn_types.h | tools/worker:ipc/log.h | tools/worker:ipc/hash.h) ;;
-        tools/worker:ipc/*) ok=no ;; # the example for engine authors gets no other way in
+        tools:client/* | tools:tools/worker/* | tools:tools/profile/*) ok=no ;; # the CLI knows the public header only, and reads GGUF files
+        tools/worker:client/cairn.h | tools/profile:client/cairn.h) ;;
+        tools/worker:tools/profile/*) ok=no ;;
+        tools/worker:client/* | tools/profile:client/*) ok=no ;;
+        tools/*:ipc/cairn_status.h | tools/*:ipc/cairn_types.h | tools/*:ipc/log.h | tools/*:ipc/hash.h) ;;
+        tools/worker:ipc/* | tools/profile:ipc/*) ok=no ;; # the example for engine authors gets no other way in
         esac
         [ $ok = yes ] || echo "layers: $file:$line: $folder must not include $path"
     done
@@ -66,6 +67,8 @@ lmdb.h broker/catalog.c
 oneapi/dnnl/dnnl.h kernels/gemm_dnnl.c
 dnnl.h kernels/gemm_dnnl.c
 pcre2.h tools/worker/tokenizer.c
+cblas.h tools/profile/linalg.c
+lapacke.h tools/profile/linalg.c
 cuda.h ipc/cuda_entry.h
 cuda_runtime_api.h ipc/cuda_entry.h ipc/mem_cuda_ipc.c kernels/cuda/internal.h
 cuda_runtime.h kernels/cuda/common.cuh

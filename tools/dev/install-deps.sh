@@ -8,7 +8,7 @@ export LC_ALL
 # Compilers (g++: cairn.h must compile as C++ too), libraries, the test frame, and what fetches the model and runs the demo.
 packages='gcc g++ make pkg-config libc6-dev'
 packages="$packages libzmq3-dev libmsgpack-dev libxxhash-dev libdnnl-dev liblmdb-dev liburing-dev libpcre2-dev"
-packages="$packages libjansson-dev check libsubunit-dev"
+packages="$packages libopenblas-dev liblapacke-dev libjansson-dev check libsubunit-dev"
 packages="$packages python3 python3-pip ca-certificates util-linux"
 
 fail()

@@ -25,6 +25,15 @@ def span(text):
     return low, high
 
 
+def part(text):
+    """'2/3' as a pair."""
+    k, _, n = text.partition("/")
+    k, n = int(k), int(n)
+    if not 1 <= k <= n:
+        raise argparse.ArgumentTypeError(f"not a part: {text}")
+    return k, n
+
+
 def positive(text):
     if int(text) <= 0:
         raise argparse.ArgumentTypeError("must be positive")
@@ -43,6 +52,8 @@ def parse_arguments(argv):
     parser.add_argument("--prose", action="append", metavar="DIR",
                         help="directory to take prose from, may be repeated (default: "
                         + " ".join(prose.SYSTEM_DIRECTORIES) + "; 'built-in': share/demo/prose.txt)")
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="K/N",
+                        help="use only the K-th of N parts of the prose, so that what is fitted, chosen and tested shares no paragraph")
     parser.add_argument("--output", metavar="FILE", help="default: standard output")
     parser.add_argument("--self-check", action="store_true", help="check what was made; write nothing without --output")
     arguments = parser.parse_args(argv)
@@ -79,6 +90,8 @@ def draw_paragraphs(rng, pool, arguments, facts):
 
 def generate(arguments, pool):
     """All lines, as dictionaries, context by context."""
+    k, n = arguments.part
+    pool = pool[len(pool) * (k - 1) // n:len(pool) * k // n]
     rng = random.Random(arguments.seed)
     lines = []
     for _ in range(arguments.contexts):

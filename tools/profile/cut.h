@@ -1,0 +1,37 @@
+/* cut - a producer's payloads as an entry would hold them: fewer tokens, a set per layer and KV head chosen by a
+ * selector (method.md 5.4), as cairn-worker --compress does, and int8 if asked for. */
+#ifndef CRN_PROFILE_CUT_H
+#define CRN_PROFILE_CUT_H
+
+#include "tools/worker/cache.h"
+#include "tools/worker/engine.h"
+#include "tools/worker/selectors/selectors.h"
+
+#include <stdint.h>
+
+struct crn_cut_setting {
+    struct crn_sets_rule rule; /* keep 1: all tokens */
+    int int8;
+};
+
+struct crn_cut_layer {
+    struct crn_kv_head *heads; /* [2][G]: the wide first tokens, then the rest */
+    struct crn_span spans[2];
+    uint32_t n_spans;
+    void *memory;   /* rows of all heads */
+    uint64_t bytes; /* keys, values, scales, positions */
+    double kept;    /* share of the tokens, mean of the heads */
+};
+
+struct crn_cut {
+    struct crn_cut_layer *layers; /* [n_layers] */
+    uint32_t n_layers;
+};
+
+/* whole: the producer's prefill, private pieces whose heads have equal rows; scores [L][G][n] of a selector, may be NULL when
+ * keep is 1. own: crn_cut_free. fails -ENOMEM, codes of the kernels */
+int crn_cut_make(const struct crn_engine *e, const struct crn_cache *whole, const float *scores,
+                 const struct crn_cut_setting *setting, struct crn_cut *out);
+void crn_cut_free(struct crn_cut *c); /* zeroed struct allowed */
+
+#endif

@@ -1,0 +1,23 @@
+/* linalg - the dense float64 algebra that fitting needs. linalg.c is the only file that knows BLAS and LAPACK.
+ * All matrices are row-major; of a symmetric matrix only the lower triangle is read and written, unless said. */
+#ifndef CRN_PROFILE_LINALG_H
+#define CRN_PROFILE_LINALG_H
+
+#include <stddef.h>
+
+/* g [n][n] += x^T x, x [m][n]. */
+void crn_linalg_gram(double *g, const double *x, size_t m, size_t n);
+/* c [p][q] += x^T y, x [m][p], y [m][q]. */
+void crn_linalg_cross(double *c, const double *x, const double *y, size_t m, size_t p, size_t q);
+/* out [m][n] = a [m][k] . b [k][n]. */
+void crn_linalg_product(double *out, const double *a, const double *b, size_t m, size_t n, size_t k);
+/* b [n][q] <- a^-1 b by Cholesky; a [n][n] is overwritten. fails CAIRN_E_ARG (not positive definite), -ENOMEM */
+int crn_linalg_solve(double *a, double *b, size_t n, size_t q);
+/* Eigenvectors of a [n][n], overwritten: column j belongs to out_values[j], ascending. fails CAIRN_E_ARG, -ENOMEM */
+int crn_linalg_eigen(double *a, double *out_values, size_t n);
+
+/* Threads of the library; the kernels it chose for this CPU, by name. */
+void crn_linalg_threads(unsigned n);
+const char *crn_linalg_core(void);
+
+#endif
