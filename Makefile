@@ -277,9 +277,9 @@ install: all ## programs, library, headers, pkg-config file, siblings; honours P
 
 BENCH_BIN    = $(BUILD)/bench
 BENCH_PYTHON = $(firstword $(wildcard build/bench/venv/bin/python) python3)
-bench: bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode ## all benchmarks; CAIRN_BENCH_QUICK=1: short
+bench: bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode bench-spill ## all benchmarks; CAIRN_BENCH_QUICK=1: short
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-report.py
-bench-deps: ## what the benchmarks compare with: redis, llama.cpp (xllamacpp), matplotlib
+bench-deps: ## what the benchmarks compare with: redis, fio, llama.cpp (xllamacpp), matplotlib
 	$(Q)tools/dev/bench-deps.sh
 bench-attach: all $(BENCH_BIN)/attach ## attach against a raw ZeroMQ round trip
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/attach
@@ -288,6 +288,11 @@ bench-publish: all $(BENCH_BIN)/publish model ## hand-over of 1 GiB against Redi
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/publish
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py delay
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py publish
+bench-spill: all $(BENCH_BIN)/spill $(BENCH_BIN)/spill_catalog model ## NVMe: rates against fio, first token from it, 10^5 entries on it
+	$(Q)$(BENCH_BIN)/spill
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/spill_catalog
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py spill
+	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py spill
 bench-prefill: ## prefill tokens/s against llama.cpp
 bench-ttft: ## a sibling's first token against its own full prefill
 bench-agents: ## 4 and 8 agents about 6 contexts, with and without sharing; KV bytes
@@ -300,5 +305,5 @@ clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: bench bench-deps bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
+.PHONY: bench bench-deps bench-attach bench-publish bench-spill bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
 .SECONDARY:

@@ -24,21 +24,21 @@ enum { HEADS = 8, HEAD_DIM = 128 };
 
 /* ---- processes ---- */
 
-static void exec_broker(const struct bench_broker *b, const char *memory)
+static void exec_broker(const struct bench_broker *b, const char *memory, const char *nvme)
 {
     char path[512];
     const char *bin = getenv("CRN_BIN");
     snprintf(path, sizeof path, "%s/cairnd", bin != NULL ? bin : "build/release/bin");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     execl(path, "cairnd", "--socket", b->socket, "--memory", memory, "--log-level", "warn",
-          (char *)NULL);
+          nvme != NULL ? "--nvme" : (char *)NULL, nvme, (char *)NULL);
     fprintf(stderr, "bench: cannot run %s\n", path);
     _exit(127);
 }
 
 static void wait_for_broker(const struct bench_broker *b)
 {
-    double limit = bench_now_s() + 10;
+    double limit = bench_now_s() + 60;
     int status = CAIRN_E_GONE;
     struct cairn_client *client = bench_client(b, 1, "bench");
     while (status != 0 && bench_now_s() < limit) {
@@ -52,13 +52,18 @@ static void wait_for_broker(const struct bench_broker *b)
 
 void bench_broker_start(struct bench_broker *b, const char *memory)
 {
+    bench_broker_start_nvme(b, memory, NULL);
+}
+
+void bench_broker_start_nvme(struct bench_broker *b, const char *memory, const char *nvme)
+{
     snprintf(b->dir, sizeof b->dir, "/tmp/cairn-bench-XXXXXX");
     bench_must(mkdtemp(b->dir) == NULL ? -errno : 0, "mkdtemp");
     snprintf(b->socket, sizeof b->socket, "%s/c.sock", b->dir);
     b->pid = fork();
     bench_must(b->pid < 0 ? -errno : 0, "fork");
     if (b->pid == 0)
-        exec_broker(b, memory);
+        exec_broker(b, memory, nvme);
     pid_t child = fork(); /* connects in a process of its own: this one must stay without threads
                              until its helpers are made */
     bench_must(child < 0 ? -errno : 0, "fork");

@@ -16,6 +16,7 @@ struct bench_broker {
     char socket[96];
 };
 void bench_broker_start(struct bench_broker *b, const char *memory);
+void bench_broker_start_nvme(struct bench_broker *b, const char *memory, const char *nvme); /* nvme: of --nvme, or NULL */
 void bench_broker_stop(struct bench_broker *b);
 
 /* A forked process and a socket to it. Both sides send and receive whole orders. */

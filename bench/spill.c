@@ -1,9 +1,10 @@
 /* bench/spill - how fast extents go down and come back, against fio on the same file with the same block size and depth.
  *
- * usage: spill DIR [MIB] [ROUNDS]
+ * usage: spill [DIR [MIB [ROUNDS]]]    (default: build/bench, 768, 5; with CAIRN_BENCH_QUICK 256, 3)
  * Per round, one after the other on one file that was written once before: fio write, then our engines' writes, fio read, our
- * reads; medians over rounds. Reads are checksummed (that is what a restore costs) unless the row says otherwise. fio is asked
- * for io_uring, O_DIRECT, 1 MiB and the same depth; without fio its rows are missing. CPU is of this process, user and system. */
+ * reads. Reads are checksummed (that is what a restore costs) unless the row says otherwise. fio is asked for io_uring, O_DIRECT,
+ * 1 MiB and the same depth; without it the rows have no baseline. CPU is of this process, user and system. */
+#include "bench/common.h"
 #include "broker/store.h"
 #include "ipc/hash.h"
 #include "ipc/log.h"
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MIB ((size_t)1 << 20)
@@ -34,16 +35,9 @@ static const struct way {
 };
 #define N_WAYS (sizeof ways / sizeof ways[0])
 
-struct result {
-    double rate[2][MAX_ROUNDS], cpu[2][MAX_ROUNDS]; /* write, read; GB/s; CPU seconds per GiB */
+struct result { /* [0]: writes, [1]: reads */
+    struct bench_samples rate[2], cpu[2]; /* GB/s; CPU seconds per GiB */
 };
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static double cpu_seconds(void)
 {
@@ -51,18 +45,6 @@ static double cpu_seconds(void)
     getrusage(RUSAGE_SELF, &u);
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
            (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return n == 0 ? 0 : v[n / 2];
 }
 
 static void die(const char *what, int status)
@@ -126,7 +108,7 @@ static void move_all(struct bench *b, struct crn_spill *s, uint32_t op, bool che
 }
 
 /* One direction through one engine; places are taken anew, in the same order, because nothing else is in the store. */
-static void one_way(struct bench *b, const struct way *w, uint32_t op, struct result *out, int round)
+static void one_way(struct bench *b, const struct way *w, uint32_t op, struct result *out)
 {
     struct crn_store *st;
     b->config.engine = w->engine;
@@ -140,34 +122,53 @@ static void one_way(struct bench *b, const struct way *w, uint32_t op, struct re
         crn_spill_offer(s, b->mem.base, b->mem.bytes);
     snprintf(b->path, sizeof b->path, "%s", crn_store_path(st, 0));
     snprintf(b->text, sizeof b->text, "%s", crn_spill_text(s));
-    double cpu = cpu_seconds(), start = seconds(), bytes = (double)b->n * (double)EXTENT_BYTES;
+    double cpu = cpu_seconds(), start = bench_now_s(), bytes = (double)b->n * (double)EXTENT_BYTES;
     move_all(b, s, op, w->check && op == CRN_SPILL_READ);
-    out->rate[op == CRN_SPILL_READ][round] = bytes / (seconds() - start) * 1e-9;
-    out->cpu[op == CRN_SPILL_READ][round] = (cpu_seconds() - cpu) / bytes * 1073741824.0;
+    double took = bench_now_s() - start;
+    if (out != NULL) {
+        bench_sample(&out->rate[op == CRN_SPILL_READ], bytes / took * 1e-9);
+        bench_sample(&out->cpu[op == CRN_SPILL_READ], (cpu_seconds() - cpu) / bytes * 1073741824.0);
+    }
     crn_store_close(st);
 }
 
-static void print(const char *name, struct result *r, int rounds, const double base[2])
+/* "registered" is what a broker uses; only its rows have a goal. */
+static void report(const struct way *w, struct result *r, const struct bench_samples *reference, int reads)
 {
-    double w = median(r->rate[0], rounds), d = median(r->rate[1], rounds);
-    printf("%-28s  %6.2f  %5.2f  %6.3f    %6.2f  %5.2f  %6.3f\n", name, w, base[0] > 0 ? w / base[0] : 0,
-           median(r->cpu[0], rounds), d, base[1] > 0 ? d / base[1] : 0, median(r->cpu[1], rounds));
+    char name[80], note[120];
+    snprintf(name, sizeof name, "%s, %s", reads ? "restore" : "spill", w->name);
+    snprintf(note, sizeof note, "extents of %zu KiB, 1 MiB pieces, depth %u; %.3f CPU s/GiB", EXTENT_BYTES / 1024, CRN_SPILL_DEPTH,
+             bench_quantile(&r->cpu[reads], 0.5));
+    bool fio_ran = reference->n > 0;
+    bench_report(&(struct bench_figure){.group = "spill", .name = name, .unit = "GB/s", .own = &r->rate[reads],
+                                        .baseline = fio_ran ? "fio, same file, block and depth" : NULL, .other = reference,
+                                        .goal_on = fio_ran && w->offer ? BENCH_GOAL_RATIO : BENCH_GOAL_NONE, .at_least = 1,
+                                        .goal = 0.9, .note = note});
+}
+
+static void run_fio(struct bench *b, const char *rw, size_t mib, struct bench_samples *out)
+{
+    double rate = fio(b->path, rw, mib * MIB);
+    if (rate > 0)
+        bench_sample(out, rate);
 }
 
 int main(int argc, char **argv)
 {
     static struct bench b;
     static struct result results[N_WAYS], reference;
-    size_t mib = argc > 2 ? strtoul(argv[2], NULL, 10) : 768;
-    int rounds = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 5;
-    if (argc < 2 || mib < 8 || mib * MIB / EXTENT_BYTES > MAX_EXTENTS || rounds < 1 || rounds > MAX_ROUNDS) {
-        fprintf(stderr, "usage: %s DIR [MIB 8..3072] [ROUNDS 1..%d]\n", argv[0], MAX_ROUNDS);
+    const char *dir = argc > 1 ? argv[1] : "build/bench";
+    size_t mib = argc > 2 ? strtoul(argv[2], NULL, 10) : bench_quick() ? 256 : 768;
+    int rounds = argc > 3 ? (int)strtol(argv[3], NULL, 10) : bench_quick() ? 3 : 5;
+    if (mib < 8 || mib * MIB / EXTENT_BYTES > MAX_EXTENTS || rounds < 1 || rounds > MAX_ROUNDS) {
+        fprintf(stderr, "usage: %s [DIR [MIB 8..3072 [ROUNDS 1..%d]]]\n", argv[0], MAX_ROUNDS);
         return 2;
     }
     crn_log_setup("bench", CRN_LOG_WARN);
+    mkdir(dir, 0777); /* its parent is there; a failure shows when the file is made */
     b.n = (uint32_t)(mib * MIB / EXTENT_BYTES);
     b.config.n_files = 1;
-    b.config.files[0] = (struct crn_store_file_config){argv[1], (mib + 16) * MIB};
+    b.config.files[0] = (struct crn_store_file_config){dir, (mib + 16) * MIB};
     int status = crn_mem_host.create((uint64_t)b.n * EXTENT_BYTES, 0, CRN_MEM_ARENA, &b.mem);
     if (status != 0)
         die("memory", status);
@@ -175,22 +176,19 @@ int main(int argc, char **argv)
         ((uint64_t *)b.mem.base)[i] = i * 0x9E3779B97F4A7C15ull;
     for (uint32_t i = 0; i < b.n; i++)
         b.sums[i] = crn_hash64((char *)b.mem.base + (size_t)i * EXTENT_BYTES, EXTENT_BYTES);
-    one_way(&b, &ways[0], CRN_SPILL_WRITE, &results[0], 0); /* the first pass over fresh extents does not count */
+    one_way(&b, &ways[0], CRN_SPILL_WRITE, NULL); /* the first pass over fresh extents does not count */
     for (int r = 0; r < rounds; r++) {
-        reference.rate[0][r] = fio(b.path, "write", mib * MIB);
+        run_fio(&b, "write", mib, &reference.rate[0]);
         for (size_t w = 0; w < N_WAYS; w++)
-            one_way(&b, &ways[w], CRN_SPILL_WRITE, &results[w], r);
-        reference.rate[1][r] = fio(b.path, "read", mib * MIB);
+            one_way(&b, &ways[w], CRN_SPILL_WRITE, &results[w]);
+        run_fio(&b, "read", mib, &reference.rate[1]);
         for (size_t w = 0; w < N_WAYS; w++)
-            one_way(&b, &ways[w], CRN_SPILL_READ, &results[w], r);
+            one_way(&b, &ways[w], CRN_SPILL_READ, &results[w]);
     }
-    double base[2] = {median(reference.rate[0], rounds), median(reference.rate[1], rounds)};
-    printf("%zu MiB in extents of %zu KiB, 1 MiB pieces, depth %u, %d rounds, medians; GB/s, share of fio, CPU s/GiB\n", mib,
-           EXTENT_BYTES / 1024, CRN_SPILL_DEPTH, rounds);
-    printf("%-28s  %6s  %5s  %6s    %6s  %5s  %6s\n", "", "spill", "/fio", "cpu", "restor", "/fio", "cpu");
-    print("fio io_uring", &reference, rounds, base);
-    for (size_t w = 0; w < N_WAYS; w++)
-        print(ways[w].name, &results[w], rounds, base);
+    for (int reads = 0; reads < 2; reads++) {
+        for (size_t w = 0; w < N_WAYS; w++)
+            report(&ways[w], &results[w], &reference.rate[reads], reads);
+    }
     unlink(b.path);
     crn_mem_host.destroy(&b.mem);
     return 0;

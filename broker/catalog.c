@@ -8,6 +8,9 @@
  * the caller's thread. The map may only grow while no transaction is open in the process: the writer holds `map_lock` for
  * writing then, readers hold it for reading.
  *
+ * Memory. Pages that were read stay mapped and count as the broker's, although the page cache has them anyway: after a walk, and
+ * every TRIM_READS reads, the writer lets go of the mapping's pages.
+ *
  * Damage. Records have checksums (catalog_format.c); LMDB's own pages have none, and a damaged one can make LMDB crash. So a
  * child process walks all of it first; when it dies or finds nonsense, the file is renamed and a new one begun. */
 #include "broker/catalog.h"
@@ -26,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +39,7 @@
 #define WALK_LIMIT_MS 120000
 #define META_VERSION 1u /* keys of table meta */
 #define GROUP_OPS 4096u
+#define TRIM_READS 256u
 
 enum table { META, FILES, ENTRIES, TOKENS, PLANS, N_TABLES };
 static const char *const table_names[N_TABLES] = {"meta", "files", "entries", "tokens", "plans"};
@@ -53,13 +58,14 @@ struct crn_catalog {
     uint64_t max_map_bytes;
     pthread_rwlock_t map_lock;
     uint64_t next_id; /* caller's thread */
+    uint32_t reads;   /* caller's thread; since pages were let go */
 
     pthread_t writer;
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t work, done_changed;
     struct crn_cat_batch *queue, *queue_tail, *done, *done_tail;
     struct crn_catalog_stats stats;
-    bool stopping, started;
+    bool stopping, started, trim;
     int done_fd;
 };
 
@@ -244,11 +250,61 @@ static void finish_group_locked(struct crn_catalog *c, struct crn_cat_batch *lis
     pthread_cond_broadcast(&c->done_changed);
 }
 
+/* LMDB does not tell where its map is. 0: not found. */
+static size_t find_map(const char *path, void **out_base)
+{
+    char line[PATH_MAX + 128];
+    size_t bytes = 0;
+    unsigned long long from, to;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && bytes == 0 && fgets(line, sizeof line, maps) != NULL) {
+        size_t n = strcspn(line, "\n"), path_bytes = strlen(path);
+        bool ours = n > path_bytes && line[n - path_bytes - 1] == ' ' && memcmp(line + n - path_bytes, path, path_bytes) == 0;
+        if (ours && sscanf(line, "%llx-%llx", &from, &to) == 2) {
+            *out_base = (void *)(uintptr_t)from;
+            bytes = (size_t)(to - from);
+        }
+    }
+    if (maps != NULL)
+        fclose(maps);
+    return bytes;
+}
+
+/* The map is shared and read-only: its pages come back from the page cache when they are looked at. */
+static void let_go_of_pages(struct crn_catalog *c)
+{
+    void *base = NULL;
+    char path[PATH_MAX];
+    if (realpath(c->path, path) == NULL)
+        return;
+    pthread_rwlock_rdlock(&c->map_lock);
+    size_t bytes = find_map(path, &base);
+    if (bytes > 0)
+        madvise(base, bytes, MADV_DONTNEED);
+    pthread_rwlock_unlock(&c->map_lock);
+}
+
+static void ask_to_trim(struct crn_catalog *c)
+{
+    c->reads = 0;
+    pthread_mutex_lock(&c->lock);
+    c->trim = true;
+    pthread_cond_signal(&c->work);
+    pthread_mutex_unlock(&c->lock);
+}
+
 static void *writer_main(void *arg)
 {
     struct crn_catalog *c = arg;
     pthread_mutex_lock(&c->lock);
     for (;;) {
+        if (c->queue == NULL && c->trim && !c->stopping) {
+            c->trim = false;
+            pthread_mutex_unlock(&c->lock);
+            let_go_of_pages(c);
+            pthread_mutex_lock(&c->lock);
+            continue;
+        }
         if (c->queue == NULL) {
             if (c->stopping)
                 break;
@@ -650,6 +706,8 @@ static int get(struct crn_catalog *c, enum table table, uint64_t id, void **out_
         status = *out_copy == NULL ? -ENOMEM : 0;
     }
     end_read(c, txn);
+    if (++c->reads >= TRIM_READS)
+        ask_to_trim(c);
     return status;
 }
 
@@ -742,6 +800,7 @@ int crn_catalog_walk(struct crn_catalog *c, const struct crn_cat_visitor *visito
     if (status == 0)
         status = walk(c, txn, visitor, false);
     end_read(c, txn);
+    ask_to_trim(c);
     return status;
 }
 

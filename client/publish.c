@@ -72,7 +72,7 @@ static uint64_t last_hash(const struct cairn_client *client, const struct cairn_
     return hash;
 }
 
-/* Upper bounds: of all payloads as stored, and of one put with f32 rows, positions and lists. */
+/* Upper bounds: of all payloads as the draft stores them, and of one put with f32 rows, positions and lists. */
 static int estimate(const struct cairn_client *client, const struct cairn_draft_options *o,
                     struct crn_msg_draft *msg)
 {
@@ -87,7 +87,7 @@ static int estimate(const struct cairn_client *client, const struct cairn_draft_
                                .head_dim = s->head_dim, .n = counts};
     int status = crn_layout_kv(&spec, heads, &kv_bytes);
     if (status == 0 && o->n_states > 0)
-        status = crn_layout_state(CAIRN_F32, counts[0], s->hidden, &parts, &state_bytes);
+        status = crn_layout_state(o->dtype == CAIRN_I8 ? CAIRN_F16 : o->dtype, counts[0], s->hidden, &parts, &state_bytes);
     if (status != 0)
         return status;
     uint64_t list_bytes = n * sizeof(int32_t) * (s->n_kv_heads + 1u) + 8 * CAIRN_ALIGN;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Benchmarks that drive cairn-worker: prefill and decode against llama.cpp, a sibling's first token, agents, publishing's delay.
 
-usage: bench-worker.py prefill|decode|ttft|agents|delay ...    CAIRN_BENCH_QUICK=1: 1k and 2k tokens, few rounds
+usage: bench-worker.py prefill|decode|ttft|agents|delay|spill ...    CAIRN_BENCH_QUICK=1: 1k and 2k tokens, few rounds
 
 Workers are resident; series take turns request by request. Each prints a table and adds its figures to build/bench/results.jsonl.
 """
@@ -124,6 +124,50 @@ def delay():
                  note="whole payloads in f16, streamed layer by layer")
 
 
+# --- a sibling's first token on a context that is wholly on NVMe ---
+
+def spill():
+    """Resident, then sent down whole (states, too), then asked again: the restores hide behind what is computed meanwhile."""
+    resident, away, parts, same = [], [], [], 0
+    tokens = 1000 if bench.QUICK else 4000
+    with bench.Broker("2G", nvme="2G") as broker:
+        broker.put_plans()
+        common = ("--no-publish", "--threads", str(THREADS), "--max-tokens", "24")
+        requests = bench.contexts("finder", tokens, 1, seed=21)[0]
+        with bench.Worker("base", broker, "--reuse", "never", "--threads", str(THREADS), "--max-tokens", "1") as publisher:
+            publisher.ask(requests[0])
+        entries = json.loads(broker.cli("ls", "--json").stdout)["entries"]
+        entry = max(entries, key=lambda e: e["bytes"])
+        with bench.Worker("finder", broker, *common) as worker:
+            for _ in range(rounds(5, 3)):
+                a = worker.ask(requests[0])
+                broker.cli("spill", entry["entry"])
+                b = worker.ask(requests[0])
+                if b["class"] != "approx" or a["class"] != "approx":
+                    raise SystemExit(f"bench: no reuse: {b['reason']}")
+                resident.append(1e3 * a["ttft_s"])
+                away.append(1e3 * b["ttft_s"])
+                parts.append((a["ttft_parts"], b["ttft_parts"]))
+                same += a["answer"] == b["answer"]
+        counters = json.loads(broker.cli("status", "--json").stdout)["counters"]
+    first, last = a["run"]
+    bench.figure("spill", f"first token from NVMe, finder, {tokens // 1000}k", "ms", away, "resident", resident, goal=("<=", 1.15),
+                 note=f"run {first}-{last}; {entry['bytes'] / 1e6:.0f} MB, {counters['restored_total'] // len(away)} payloads each time, "
+                      f"{counters['restore_failed_total']} failed; same answer in {same} of {len(away)}")
+    print_overlap(parts, first, last, counters)
+
+
+def print_overlap(parts, first, last, counters):
+    """Where the time of the two ways goes, and what the restore of a layer would cost if nothing hid it."""
+    rate = counters["restore_bytes_per_second"]
+    layer = counters["restored_bytes_total"] / max(1, counters["restored_total"])
+    print(f"\na layer comes back in {1e3 * layer / rate:.1f} ms at {rate / 1e9:.2f} GB/s; layers {first}-{last} are recomputed and stay away")
+    print(f"{'ms':<10}{'attach':>9}{'map':>9}{'run':>9}{'suffix':>9}   waits of the run are in 'map' and 'run', those of the rest in 'suffix'")
+    for name, which in (("resident", 0), ("from NVMe", 1)):
+        medians = [1e3 * bench.quantile([p[which][k] for p in parts], 0.5) for k in ("attach", "map", "run", "suffix")]
+        print(f"{name:<10}" + "".join(f"{m:9.1f}" for m in medians))
+
+
 # --- agents ---
 
 FLEET = ("base", "finder", "clerk")
@@ -234,7 +278,7 @@ def kv_bytes(how, goal, publish, read):
 
 
 def main():
-    known = {"prefill": prefill, "decode": decode, "ttft": ttft, "agents": agents, "delay": delay}
+    known = {"prefill": prefill, "decode": decode, "ttft": ttft, "agents": agents, "delay": delay, "spill": spill}
     if len(sys.argv) < 2 or any(name not in known for name in sys.argv[1:]):
         raise SystemExit(__doc__)
     for name in sys.argv[1:]:

@@ -111,11 +111,12 @@ def sizes():
 # --- processes ---
 
 class Broker:
-    def __init__(self, memory="2G"):
+    def __init__(self, memory="2G", nvme=None):
         self.folder = tempfile.TemporaryDirectory(prefix="cairn-bench-")
         self.socket = os.path.join(self.folder.name, "c.sock")
         self.log = open(os.path.join(self.folder.name, "cairnd.log"), "wb")
-        self.process = subprocess.Popen([os.path.join(BIN, "cairnd"), "--socket", self.socket, "--memory", memory],
+        more = ["--nvme", f"{os.path.join(self.folder.name, 'nvme')}:{nvme}"] if nvme else []
+        self.process = subprocess.Popen([os.path.join(BIN, "cairnd"), "--socket", self.socket, "--memory", memory, *more],
                                         stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 
     def __enter__(self):

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Prints what the demo measured: per agent its answers, the time to the first token and the KV bytes, both ways.
 
-usage: demo_table.py DIRECTORY AGENT...   (DIRECTORY holds what demo.sh wrote: entries.json, AGENT.shared.jsonl, AGENT.own.jsonl)
-Exit code 1 when an agent did not use the shared cache; an answer that differs is marked and is no failure.
+usage: demo_table.py DIRECTORY AGENT...   (DIRECTORY holds what demo.sh wrote: entries.json, AGENT.shared.jsonl, AGENT.own.jsonl,
+tier-PLACE.jsonl and tier-PLACE.entries.json)
+Exit code 1 when an agent did not use the shared cache, or when an answer depends on where the cache was; one that differs from an own
+prefill's is marked and is no failure.
 """
 import json
 import os
@@ -77,6 +79,34 @@ def print_total(entries, agents):
     print(f"each further agent saves {more / MEGA:.0f} MB more ({100 * more * len(agents) / full:.0f} % of its cache).")
 
 
+PLACES = (("resident", "in memory"), ("nvme", "after the second handbook"), ("restart", "after kill -9 of cairnd"))
+
+
+def read_place(directory, place, n_tokens):
+    """The answer, and how many bytes of the handbook's cache were not in memory when it was asked for."""
+    answers = read_lines(os.path.join(directory, f"tier-{place}.jsonl"))
+    if len(answers) != 1 or answers[0]["class"] != "approx" or answers[0]["reused_tokens"] != answers[0]["context_tokens"]:
+        refuse("finder", f"no reuse of the cache {place}")
+    with open(os.path.join(directory, f"tier-{place}.entries.json"), encoding="utf-8") as file:
+        entries = [e for e in json.load(file)["entries"] if e["tokens"] == n_tokens]
+    if len(entries) != 1:
+        refuse("finder", f"{len(entries)} caches of the handbook {place}")
+    return answers[0], entries[0]["bytes"] - entries[0]["resident_bytes"], entries[0]["bytes"]
+
+
+def print_tiers(directory, n_tokens):
+    """The same question about the first handbook, wherever its cache is."""
+    rows = [(text, *read_place(directory, place, n_tokens)) for place, text in PLACES]
+    print("finder, one question about the first handbook; memory holds only one of two:")
+    print(f"  {'its cache is':27} {'on NVMe':>8}   {'first token':>11}   answer")
+    for text, answer, away, whole in rows:
+        print(f"  {text:27} {100 * away / whole:6.0f} %   {answer['ttft_s']:9.2f} s   {answer['answer']}")
+    if rows[0][2] > 0 or rows[1][2] < rows[1][3] // 10 or rows[2][2] < rows[2][3] * 9 // 10:
+        refuse("finder", "the cache was not where it should have been")
+    if len({answer["answer"] for _, answer, _, _ in rows}) != 1:
+        refuse("finder", "the answer depends on where the cache was")
+
+
 def main():
     directory, names = sys.argv[1], sys.argv[2:]
     with open(os.path.join(directory, "entries.json"), encoding="utf-8") as file:
@@ -90,6 +120,8 @@ def main():
         print_figures(shared, own)
         print()
     print_total(entries, agents)
+    print()
+    print_tiers(directory, next(iter(agents.values()))[1][0]["context_tokens"])
 
 
 if __name__ == "__main__":
