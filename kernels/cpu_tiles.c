@@ -1,15 +1,20 @@
 /* cpu_tiles - cuts attention into tiles: which keys a block of rows sees, read as f32 whatever their storage.
  *
  * Keys of a tile become columns once per block, values become f32 rows; f32 values are read in place. Both conversions are
- * shared by all rows of the block, that is by all query heads of the KV head. Stack: up to 400 KiB. */
+ * shared by all rows of the block, that is by all query heads of the KV head. Few rows (decoding) are bound by memory: their
+ * values are widened in registers, and the next tile is asked for while this one is worked on. Stack: up to 400 KiB. */
 #include "kernels/cpu_tiles.h"
 
 #include "kernels/shape.h"
 
 #include <float.h>
+#include <stdbool.h>
 #include <string.h>
 
-enum { MAX_PADDED = CAIRN_MAX_HEAD_DIM };
+enum {
+    MAX_PADDED = CAIRN_MAX_HEAD_DIM,
+    FEW_ROWS = 6, /* one group of simd_tile.h: what is read once need not be widened first */
+};
 
 size_t crn_block_rows(size_t dh)
 {
@@ -101,14 +106,9 @@ static void load_keys(struct walk *w, size_t key, size_t n)
 {
     size_t dh = w->block->a->head_dim;
     struct crn_stored_rows rows = stored_rows(w, w->head->k, key, n);
-    if (rows.dtype == CAIRN_F32) {
-        w->simd->transpose(rows.data, n, dh, dh, w->kt);
-        return;
-    }
     if (rows.dtype == CAIRN_I8)
         rows.column_scale = w->head->k_scale + key / CRN_SCALE_ROWS * dh;
-    w->simd->widen_rows(&rows, w->wide, dh);
-    w->simd->transpose(w->wide, n, dh, dh, w->kt);
+    w->simd->columns(&rows, w->wide, w->kt);
 }
 
 static void load_values(struct walk *w, size_t key, struct crn_tile *tile)
@@ -116,6 +116,13 @@ static void load_values(struct walk *w, size_t key, struct crn_tile *tile)
     struct crn_stored_rows rows = stored_rows(w, w->head->v, key, tile->n_keys);
     if (rows.dtype == CAIRN_F32 && tile->padded == tile->dh) {
         tile->v = rows.data;
+        tile->v_stride = tile->dh;
+        return;
+    }
+    bool half = rows.dtype == CAIRN_F16 || rows.dtype == CAIRN_BF16;
+    if (half && tile->rows <= FEW_ROWS && tile->padded == tile->dh) {
+        tile->v_stored = rows.data;
+        tile->v_dtype = rows.dtype;
         tile->v_stride = tile->dh;
         return;
     }
@@ -165,6 +172,17 @@ static void visit_tile(struct walk *w, size_t key, size_t n, crn_tile_fn *visit,
     visit(ctx, &tile, row, key);
 }
 
+/* Few rows take less time for a tile than memory does. */
+static void fetch_tile(const struct walk *w, size_t key, size_t n)
+{
+    size_t row = w->block->a->head_dim * cairn_dtype_bytes(w->span->dtype), bytes = n * row;
+    const char *k = (const char *)w->head->k + key * row, *v = (const char *)w->head->v + key * row;
+    for (size_t i = 0; i < bytes; i += 64) {
+        __builtin_prefetch(k + i);
+        __builtin_prefetch(v + i);
+    }
+}
+
 void crn_block_walk(const struct crn_block *b, const struct crn_keys *keys, crn_tile_fn *visit, void *ctx)
 {
     struct walk w;
@@ -176,6 +194,10 @@ void crn_block_walk(const struct crn_block *b, const struct crn_keys *keys, crn_
     if (w.rows.n == 0 || keys->first >= keys->end)
         return;
     size_t end = keys->first + count_upto(w.head->pos + keys->first, keys->end - keys->first, w.rows.highest);
-    for (size_t key = keys->first; key < end; key += CRN_TILE_KEYS)
-        visit_tile(&w, key, end - key < CRN_TILE_KEYS ? end - key : CRN_TILE_KEYS, visit, ctx);
+    for (size_t key = keys->first, n; key < end; key += n) {
+        n = end - key < CRN_TILE_KEYS ? end - key : CRN_TILE_KEYS;
+        if (w.rows.n <= FEW_ROWS && end - key > CRN_TILE_KEYS)
+            fetch_tile(&w, key + n, end - key - n < CRN_TILE_KEYS ? end - key - n : CRN_TILE_KEYS);
+        visit_tile(&w, key, n, visit, ctx);
+    }
 }

@@ -17,7 +17,9 @@ enum {
 struct crn_tile {
     const float *q;         /* [rows][dh], times scale and log2(e) */
     const float *kt;        /* [dh][CRN_TILE_KEYS]: keys as columns, missing ones 0 */
-    const float *v;         /* [n_keys][v_stride], v_stride >= padded */
+    const float *v;         /* [n_keys][v_stride], v_stride >= padded; NULL: v_stored */
+    const uint16_t *v_stored; /* the same as f16 or bf16, not yet widened */
+    uint32_t v_dtype;
     const uint8_t *visible; /* [rows]: how many of the keys, from the first; NULL = n_keys for all */
     size_t rows, dh, padded, v_stride, n_keys; /* padded: dh rounded up to CRN_TILE_PAD */
     float *max, *sum;       /* [rows] */
@@ -65,8 +67,8 @@ struct crn_simd_ops {
 
     /* out [n][stride] = rows as f32; columns dh .. stride-1 become 0. */
     void (*widen_rows)(const struct crn_stored_rows *rows, float *out, size_t stride);
-    /* out [dh][CRN_TILE_KEYS] = the transpose of x [n][stride]; columns n .. become 0. */
-    void (*transpose)(const float *x, size_t n, size_t dh, size_t stride, float *out);
+    /* out [dh][CRN_TILE_KEYS] = the transpose of rows as f32; columns n .. become 0. scratch [n][dh] */
+    void (*columns)(const struct crn_stored_rows *rows, float *scratch, float *out);
     void (*tile_attend)(const struct crn_tile *t);
     void (*tile_scores)(const struct crn_tile_scores *s);
 

@@ -156,13 +156,17 @@ V_INLINE void gemv_block(const struct crn_gemv *g, uint32_t type, size_t tokens,
             gemv_finish(g, t, row + r, sum[t][r]);
 }
 
-/* Tokens x rows chains: eight at least, so that the latency of v_fma does not show. */
+/* Tokens x rows chains: enough that the latency of v_fma does not show, and no more than what fits registers beside what the
+ * decoding of a type needs. */
 V_INLINE void gemv_as(const struct crn_gemv *g, uint32_t type)
 {
+    const size_t one_step = type == CRN_W_Q8_0 || type == CRN_W_BF16 ? 8 : 4;
     for (size_t row = 0; row < g->rows;) {
-        size_t step = g->tokens == 1 ? 8 : g->tokens == 2 ? 4 : g->tokens <= 4 ? 2 : 1;
+        size_t step = g->tokens == 1 && one_step == 8 ? 8 : g->tokens <= 2 ? 4 : g->tokens <= 4 ? 2 : 1;
         if (step == 8)
             gemv_block(g, type, 1, 8, row);
+        else if (g->tokens == 1)
+            gemv_block(g, type, 1, 4, row);
         else if (step == 4)
             gemv_block(g, type, 2, 4, row);
         else if (step == 2)

@@ -106,4 +106,71 @@ static void transpose(const float *x, size_t n, size_t dh, size_t stride, float 
     }
 }
 
+#if CRN_LANES >= 8
+/* out [8][CRN_TILE_KEYS] = the transpose of 8 rows of 8 numbers, stride numbers apart; 16 bits are moved, then widened. */
+V_INLINE void columns_8x8(uint32_t dtype, const uint16_t *x, size_t stride, float *out)
+{
+    __m128i r[8], a[8], b[8];
+    V_UNROLL
+    for (size_t i = 0; i < 8; i++)
+        r[i] = _mm_loadu_si128((const void *)(x + i * stride));
+    V_UNROLL
+    for (size_t i = 0; i < 4; i++) { /* a[i], a[i + 4]: columns 0-3 and 4-7 of rows 2i, 2i + 1 */
+        a[i] = _mm_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+        a[i + 4] = _mm_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+    }
+    V_UNROLL
+    for (size_t i = 0; i < 8; i += 4) { /* columns i, i + 1 | i + 2, i + 3 of rows 0-3, then of rows 4-7 */
+        b[i] = _mm_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm_unpackhi_epi32(a[i], a[i + 1]);
+        b[i + 2] = _mm_unpacklo_epi32(a[i + 2], a[i + 3]);
+        b[i + 3] = _mm_unpackhi_epi32(a[i + 2], a[i + 3]);
+    }
+    V_UNROLL
+    for (size_t i = 0; i < 8; i++) {
+        __m128i low = b[i / 4 * 4 + i % 4 / 2], high = b[i / 4 * 4 + 2 + i % 4 / 2];
+        __m128i column = i % 2 == 0 ? _mm_unpacklo_epi64(low, high) : _mm_unpackhi_epi64(low, high);
+        __m256 wide = dtype == CAIRN_F16 ? _mm256_cvtph_ps(column)
+                                         : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(column), 16));
+        _mm256_storeu_ps(out + i * CRN_TILE_KEYS, wide);
+    }
+}
+
+V_INLINE void columns_as(const struct crn_stored_rows *rows, uint32_t dtype, float *out)
+{
+    struct crn_stored_rows r = *rows;
+    r.dtype = dtype;
+    size_t n8 = r.n / 8 * 8, dh8 = r.dh / 8 * 8;
+    for (size_t j = 0; j < n8; j += 8)
+        for (size_t c = 0; c < dh8; c += 8)
+            columns_8x8(dtype, (const uint16_t *)r.data + j * r.dh + c, r.dh, out + c * CRN_TILE_KEYS + j);
+    for (size_t c = 0; c < r.dh; c++) {
+        for (size_t j = c < dh8 ? n8 : 0; j < r.n; j++)
+            out[c * CRN_TILE_KEYS + j] = widen_one(&r, j, c);
+        for (size_t j = r.n; j < CRN_TILE_KEYS; j++)
+            out[c * CRN_TILE_KEYS + j] = 0;
+    }
+}
+#endif
+
+static void columns(const struct crn_stored_rows *rows, float *scratch, float *out)
+{
+    if (rows->dtype == CAIRN_F32) {
+        transpose(rows->data, rows->n, rows->dh, rows->dh, out);
+        return;
+    }
+#if CRN_LANES >= 8
+    if (rows->dtype == CAIRN_F16) {
+        columns_as(rows, CAIRN_F16, out);
+        return;
+    }
+    if (rows->dtype == CAIRN_BF16) {
+        columns_as(rows, CAIRN_BF16, out);
+        return;
+    }
+#endif
+    widen_rows(rows, scratch, rows->dh);
+    transpose(scratch, rows->n, rows->dh, rows->dh, out);
+}
+
 #endif

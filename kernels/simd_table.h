@@ -11,7 +11,7 @@
 const struct crn_simd_ops CRN_SIMD_TABLE = {
     .name = CRN_SIMD_NAME,
     .widen_rows = widen_rows,
-    .transpose = transpose,
+    .columns = columns,
     .tile_attend = tile_attend,
     .tile_scores = tile_scores,
     .rmsnorm = rmsnorm,

@@ -109,8 +109,27 @@ V_INLINE void softmax_row(float *score, size_t columns, float max, float correct
     *sum = *sum * correction + v_sum(total);
 }
 
+/* product with b as f16 or bf16. */
+V_INLINE void product_stored(size_t rows, size_t width, size_t depth, const float *a, size_t a_stride, uint32_t dtype,
+                             const uint16_t *b, size_t b_stride, vf acc[GROUP_ROWS][BLOCK_VECTORS])
+{
+    for (size_t k = 0; k < depth; k++, b += b_stride) {
+        vf column[BLOCK_VECTORS];
+        V_UNROLL
+        for (size_t v = 0; v < width; v++)
+            column[v] = dtype == CAIRN_F16 ? v_from_f16(b + v * CRN_LANES) : v_from_bf16(b + v * CRN_LANES);
+        V_UNROLL
+        for (size_t r = 0; r < rows; r++) {
+            vf x = v_set1(a[r * a_stride + k]);
+            V_UNROLL
+            for (size_t v = 0; v < width; v++)
+                acc[r][v] = v_fma(x, column[v], acc[r][v]);
+        }
+    }
+}
+
 /* acc of one block of channels = acc * correction + p . v */
-V_INLINE void block_values(const struct crn_tile *t, size_t rows, size_t width, const struct tile_group *g,
+V_INLINE void block_values(const struct crn_tile *t, uint32_t dtype, size_t rows, size_t width, const struct tile_group *g,
                            const float *correction, size_t channel)
 {
     float *out = t->acc + g->first * t->padded + channel;
@@ -120,7 +139,10 @@ V_INLINE void block_values(const struct crn_tile *t, size_t rows, size_t width, 
         V_UNROLL
         for (size_t v = 0; v < width; v++)
             acc[r][v] = v_load(out + r * t->padded + v * CRN_LANES) * correction[r];
-    product(rows, width, g->n_keys, g->score[0], CRN_TILE_KEYS, t->v + channel, t->v_stride, acc);
+    if (dtype == CAIRN_F32)
+        product(rows, width, g->n_keys, g->score[0], CRN_TILE_KEYS, t->v + channel, t->v_stride, acc);
+    else
+        product_stored(rows, width, g->n_keys, g->score[0], CRN_TILE_KEYS, dtype, t->v_stored + channel, t->v_stride, acc);
     V_UNROLL
     for (size_t r = 0; r < rows; r++)
         V_UNROLL
@@ -128,7 +150,8 @@ V_INLINE void block_values(const struct crn_tile *t, size_t rows, size_t width, 
             v_store(out + r * t->padded + v * CRN_LANES, acc[r][v]);
 }
 
-V_INLINE void group_attend(const struct crn_tile *t, size_t rows, size_t first)
+/* dtype of the values, known at compile time. */
+V_INLINE void group_attend(const struct crn_tile *t, uint32_t dtype, size_t rows, size_t first)
 {
     struct tile_group g = { .first = first, .n_keys = group_visible(t, first, rows) };
     if (g.n_keys == 0)
@@ -142,9 +165,9 @@ V_INLINE void group_attend(const struct crn_tile *t, size_t rows, size_t first)
         return;
     size_t width = block_width(rows), step = width * CRN_LANES, channel = 0;
     for (; channel + step <= t->padded; channel += step)
-        block_values(t, rows, width, &g, correction, channel);
+        block_values(t, dtype, rows, width, &g, correction, channel);
     for (; channel < t->padded; channel += CRN_LANES)
-        block_values(t, rows, 1, &g, correction, channel);
+        block_values(t, dtype, rows, 1, &g, correction, channel);
 }
 
 /* Adds the group's probabilities to the scores of the keys. */
@@ -188,9 +211,19 @@ V_INLINE void group_add_scores(const struct crn_tile_scores *s, size_t rows, siz
 
 static void tile_attend(const struct crn_tile *t)
 {
-#define ATTEND(rows) group_attend(t, rows, first)
-    TILE_FOR_GROUPS(t->rows, ATTEND)
+#define ATTEND(rows) group_attend(t, CAIRN_F32, rows, first)
+#define ATTEND_F16(rows) group_attend(t, CAIRN_F16, rows, first)
+#define ATTEND_BF16(rows) group_attend(t, CAIRN_BF16, rows, first)
+    if (t->v != NULL || t->acc == NULL) {
+        TILE_FOR_GROUPS(t->rows, ATTEND)
+    } else if (t->v_dtype == CAIRN_F16) {
+        TILE_FOR_GROUPS(t->rows, ATTEND_F16)
+    } else {
+        TILE_FOR_GROUPS(t->rows, ATTEND_BF16)
+    }
 #undef ATTEND
+#undef ATTEND_F16
+#undef ATTEND_BF16
 }
 
 static void tile_scores(const struct crn_tile_scores *s)
