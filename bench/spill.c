@@ -1,8 +1,7 @@
 /* bench/spill - how fast extents go down and come back, against fio on the same file with the same block size and depth.
  *
  * usage: spill [DIR [MIB [ROUNDS]]]    (default: build/bench, 768, 5; with CAIRN_BENCH_QUICK 256, 3)
- * Per round, one after the other on one file that was written once before: fio write, then our engines' writes, fio read, our
- * reads. Reads are checksummed (that is what a restore costs) unless the row says otherwise. fio is asked for io_uring, O_DIRECT,
+ * Per round and direction, one after the other on one file that was written once before: fio, our engines, fio. Reads are checksummed (that is what a restore costs) unless the row says otherwise. fio is asked for io_uring, O_DIRECT,
  * 1 MiB and the same depth; without it the rows have no baseline. CPU is of this process, user and system. */
 #include "bench/common.h"
 #include "broker/store.h"
@@ -153,6 +152,16 @@ static void run_fio(struct bench *b, const char *rw, size_t mib, struct bench_sa
         bench_sample(out, rate);
 }
 
+/* fio before and after: neither side always follows the other's last writes. */
+static void one_direction(struct bench *b, uint32_t op, size_t mib, struct result *results, struct bench_samples *reference)
+{
+    const char *rw = op == CRN_SPILL_READ ? "read" : "write";
+    run_fio(b, rw, mib, reference);
+    for (size_t w = 0; w < N_WAYS; w++)
+        one_way(b, &ways[w], op, &results[w]);
+    run_fio(b, rw, mib, reference);
+}
+
 int main(int argc, char **argv)
 {
     static struct bench b;
@@ -178,12 +187,8 @@ int main(int argc, char **argv)
         b.sums[i] = crn_hash64((char *)b.mem.base + (size_t)i * EXTENT_BYTES, EXTENT_BYTES);
     one_way(&b, &ways[0], CRN_SPILL_WRITE, NULL); /* the first pass over fresh extents does not count */
     for (int r = 0; r < rounds; r++) {
-        run_fio(&b, "write", mib, &reference.rate[0]);
-        for (size_t w = 0; w < N_WAYS; w++)
-            one_way(&b, &ways[w], CRN_SPILL_WRITE, &results[w]);
-        run_fio(&b, "read", mib, &reference.rate[1]);
-        for (size_t w = 0; w < N_WAYS; w++)
-            one_way(&b, &ways[w], CRN_SPILL_READ, &results[w]);
+        one_direction(&b, CRN_SPILL_WRITE, mib, results, &reference.rate[0]);
+        one_direction(&b, CRN_SPILL_READ, mib, results, &reference.rate[1]);
     }
     for (int reads = 0; reads < 2; reads++) {
         for (size_t w = 0; w < N_WAYS; w++)

@@ -6,6 +6,7 @@
 #include "broker/extent.h"
 #include "ipc/mem.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct crn_space;
@@ -16,6 +17,7 @@ struct crn_arena {
     uint32_t id; /* unique in this broker, from 1 */
     struct crn_mem mem;
     struct crn_extents *extents;
+    bool offered; /* to the spill engine (tier_offer.c) */
 };
 
 /* bytes is rounded up to granules. own: end with crn_arena_destroy. fails -ENOMEM and the backend's codes */

@@ -606,6 +606,7 @@ void crn_tier_tick(struct crn_tier *t)
         if (cool)
             look_after_all(&t->spaces[i]);
     }
+    crn_tier_offer_step(t);
     crn_tier_drop_again(t);
     crn_tier_adopt(t, NULL, 0);
     crn_tier_persist_step(t);
@@ -736,6 +737,7 @@ void crn_tier_close(struct crn_tier *t)
         if (t->n_moves > 0 || busy(t))
             wait_for_any(t);
     }
+    crn_tier_offer_end(t);
     crn_tier_adopt(t, NULL, CAIRN_E_GONE);
     for (uint32_t i = 0; i < t->n_spaces; i++)
         t->spaces[i].tier = NULL;

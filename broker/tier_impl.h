@@ -96,6 +96,8 @@ struct crn_tier {
     bool keep;                    /* no entry may be dropped to make room now */
     bool closing;
     bool starved, impatient; /* crn_tier_starved, crn_tier_hurry */
+    struct crn_tier_offer *offer; /* under way; NULL */
+    bool no_offers;
     bool any_broken; /* entries to be dropped */
 };
 
@@ -113,6 +115,10 @@ void crn_tier_order_end(struct crn_tier_order *order, int status);
 /* The order waits for what has this list; NULL order: nobody does. */
 void crn_tier_join(struct crn_tier_link **list, struct crn_tier_order *order);
 void crn_tier_end_links(struct crn_tier_link *list, int status);
+
+/* tier_offer.c */
+void crn_tier_offer_step(struct crn_tier *t); /* a tick */
+void crn_tier_offer_end(struct crn_tier *t);  /* waits for what is under way */
 
 /* tier_recode.c */
 bool crn_tier_recodable(const struct crn_payload *p);

@@ -5,11 +5,18 @@
 #include "tests/support/paths.h"
 #include "tests/support/run.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define N 200u
@@ -27,7 +34,8 @@ struct fixture {
 static void start(struct fixture *f, const char *size, const char *const *more)
 {
     size_t n = 0;
-    paths_tmp();
+    if (access(paths_tmp_file("said"), F_OK) != 0) /* else it is there, with a log in it */
+        paths_tmp();
     snprintf(f->nvme, sizeof f->nvme, "%s:%s", paths_tmp_file("store"), size);
     f->options[n++] = "--nvme";
     f->options[n++] = f->nvme;
@@ -413,9 +421,9 @@ END_TEST
 
 /* ---- damage ---- */
 
-static void flip_bytes(off_t from, off_t to, off_t step)
+static void flip_file(const char *path, off_t from, off_t to, off_t step)
 {
-    int fd = open(paths_tmp_file("store"), O_RDWR | O_CLOEXEC);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
     for (off_t at = from; at < to; at += step) {
         uint8_t byte = 0;
         ck_assert_int_ge(pread(fd, &byte, 1, at), 0);
@@ -424,6 +432,27 @@ static void flip_bytes(off_t from, off_t to, off_t step)
     }
     fsync(fd);
     close(fd);
+}
+
+static void flip_bytes(off_t from, off_t to, off_t step)
+{
+    flip_file(paths_tmp_file("store"), from, to, step);
+}
+
+/* Where a text is in a file; it must be there. */
+static off_t find_in(const char *path, const char *text)
+{
+    static char bytes[1 << 20];
+    size_t n_text = strlen(text);
+    FILE *f = fopen(path, "r");
+    ck_assert_ptr_nonnull(f);
+    size_t n = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    for (size_t i = n; i-- > n_text;) {
+        if (memcmp(bytes + i - n_text, text, n_text) == 0)
+            return (off_t)(i - n_text);
+    }
+    ck_abort_msg("%s is not in %s", text, path);
 }
 
 START_TEST(corrupt_extents_are_a_miss_and_then_forgotten)
@@ -452,13 +481,44 @@ START_TEST(corrupt_extents_are_a_miss_and_then_forgotten)
 }
 END_TEST
 
+/* What brokers say from here on. */
+static const char *said_path(void)
+{
+    return paths_tmp_file("said");
+}
+
+static void listen_to_log(void)
+{
+    paths_tmp();
+    int fd = open(said_path(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(dup2(fd, STDERR_FILENO), STDERR_FILENO);
+    close(fd);
+}
+
+/* Lines of warnings or worse that name the thing. */
+static int warnings_about(const char *what)
+{
+    char line[1024];
+    int n = 0;
+    FILE *f = fopen(said_path(), "r");
+    ck_assert_ptr_nonnull(f);
+    while (fgets(line, sizeof line, f) != NULL)
+        n += (strstr(line, "] warn: ") != NULL || strstr(line, "] error: ") != NULL) && strstr(line, what) != NULL;
+    fclose(f);
+    return n;
+}
+
 /* Between two lives of the broker somebody harms its files: 0 superblock, 1 cut store, 2 no store, 3 cut catalogue, 4 a catalogue of
- * rubbish, 5 no catalogue. */
+ * rubbish, 5 no catalogue, 6 a flipped bit in every page of the catalogue, 7 in the record of the entry alone. */
 START_TEST(harmed_files_are_found_at_start)
 {
+    static const char *const said[] = {"superblock", "truncated", NULL, "set aside", "set aside", NULL, "set aside", "does not check"};
     struct fixture f;
     char catalog[600];
-    start(&f, "4M", NULL);
+    const char *const more[] = {"--log-level", "warn", NULL};
+    listen_to_log();
+    start(&f, "4M", more);
     spill(&f, publish(&f, 1, 12, 0), 0, ALL);
     broker_kill(&f.b);
     snprintf(catalog, sizeof catalog, "%s", paths_tmp_file("store.catalog"));
@@ -476,10 +536,15 @@ START_TEST(harmed_files_are_found_at_start)
         fclose(file);
         break;
     }
-    default: ck_assert_int_eq(unlink(catalog), 0); break;
+    case 5: ck_assert_int_eq(unlink(catalog), 0); break;
+    case 6: flip_file(catalog, 2 * 4096 + 13, st.st_size, 4096); break; /* in the page headers */
+    default: flip_file(catalog, find_in(catalog, "tiny-1") + 16, find_in(catalog, "tiny-1") + 17, 1); break;
     }
     broker_restart(&f.b);
     ck_assert_int_eq(read_back(&f, 1, 12), CAIRN_E_MISS);
+    ck_assert(said[_i] == NULL || warnings_about(said[_i]) == 1);
+    if (_i == 7)
+        ck_assert_uint_eq(broker_counter(&f.b, "dropped_entries"), 1);
     ck_assert_uint_gt(broker_counter(&f.b, "nvme_limit_bytes"), 0);
     spill(&f, publish(&f, 1, 13, 0), 0, ALL);
     broker_kill(&f.b);
@@ -498,6 +563,51 @@ static void notes(struct fixture *f, char *out, size_t bytes)
     ck_assert_int_eq(cairn_stat(tool, SOON, counters, 256, &n, out, bytes), 0);
     cairn_close(tool);
 }
+
+/* Once more than memory holds, so that payloads go down and come back. */
+static void go_down_and_up(struct fixture *f)
+{
+    for (uint32_t i = 0; i < 8; i++)
+        publish(f, 1, 700 + i, 0);
+    for (uint32_t i = 0; i < 8; i++)
+        ck_assert_int_eq(read_back(f, 1, 700 + i), 0);
+    ck_assert_uint_gt(broker_counter(&f->b, "restored_total"), 0);
+    ck_assert_uint_eq(broker_counter(&f->b, "io_error_total"), 0);
+}
+
+START_TEST(a_broker_that_may_not_use_io_uring_says_so_and_works)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, __builtin_offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof code / sizeof code[0], .filter = code};
+    const char *const more[] = {"--memory", "1M", NULL};
+    struct fixture f;
+    char text[2048];
+    ck_assert_int_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ck_assert_int_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    start(&f, "8M", more);
+    notes(&f, text, sizeof text);
+    ck_assert_msg(strstr(text, "io threads (12; io_uring: ") != NULL && strstr(text, strerror(EPERM)) != NULL, "%s", text);
+    go_down_and_up(&f);
+    stop(&f);
+}
+END_TEST
+
+START_TEST(a_broker_that_may_lock_no_memory_works)
+{
+    const struct rlimit none = {0, 0};
+    const char *const more[] = {"--memory", "1M", NULL};
+    struct fixture f;
+    ck_assert_int_eq(setrlimit(RLIMIT_MEMLOCK, &none), 0);
+    start(&f, "8M", more);
+    go_down_and_up(&f);
+    stop(&f);
+}
+END_TEST
 
 START_TEST(status_names_the_engine)
 {
@@ -543,7 +653,9 @@ int main(void)
         RUN_TEST(children_come_back_with_their_parents),
         RUN_TEST(plans_survive_with_their_maps),
         RUN_TEST(corrupt_extents_are_a_miss_and_then_forgotten),
-        RUN_LOOP(harmed_files_are_found_at_start, 6),
+        RUN_LOOP(harmed_files_are_found_at_start, 8),
+        RUN_TEST(a_broker_that_may_not_use_io_uring_says_so_and_works),
+        RUN_TEST(a_broker_that_may_lock_no_memory_works),
         RUN_TEST(status_names_the_engine),
         RUN_TEST(without_room_for_the_file_the_broker_goes_on_in_memory),
     };

@@ -945,6 +945,26 @@ START_TEST(a_full_catalogue_fails_the_order_and_keeps_what_there_is)
 }
 END_TEST
 
+/* Every piece moves 4 KiB at a time, down and up. */
+START_TEST(short_transfers_change_nothing)
+{
+    open_world(8 << 20);
+    struct crn_entry *e = publish(1, true);
+    gate_spoil(_i == 0 ? CRN_SPILL_WRITE : CRN_SPILL_READ, ANY_OFF, 4096);
+    spill(e);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+        ck_assert(intact(e->body->kv[l]));
+    }
+    struct crn_spill_stats stats;
+    crn_spill_stats(crn_store_spill(tier->store), &stats);
+    ck_assert_uint_gt(stats.shorts, LAYERS);
+    ck_assert_uint_eq(counted(CRN_COUNTER_io_error_total), 0);
+    close_world();
+}
+END_TEST
+
 /* ---- the policy ---- */
 
 START_TEST(the_deepest_layers_go_first_and_states_last)
@@ -1061,6 +1081,7 @@ int main(void)
         RUN_LOOP(a_failed_read_is_a_miss_for_its_layer_and_ends_the_entry, 2),
         RUN_TEST(a_failed_sync_makes_nothing_durable_and_is_not_believed_later),
         RUN_TEST(a_full_catalogue_fails_the_order_and_keeps_what_there_is),
+        RUN_LOOP(short_transfers_change_nothing, 2),
         RUN_TEST(the_deepest_layers_go_first_and_states_last),
         RUN_TEST(layers_that_no_reader_asks_for_go_first),
         RUN_TEST(leased_and_pinned_payloads_stay),
