@@ -296,6 +296,10 @@ static struct crn_json *document(const struct crn_result *r)
     crn_json_add_real(root, "tokens", r->tokens);
     crn_json_add_u64(root, "fit_tokens", r->fit_tokens);
     crn_json_add_text(root, "maps", r->maps);
+    crn_json_add_text(root, "requests", r->requests);
+    crn_json_add_text(root, "fit", r->fit);
+    crn_json_add_text(root, "selector", r->selector);
+    crn_json_add_text(root, "budget", r->budget);
     crn_json_add_text(root, "quality", r->by_agreement ? "agreement" : "exact");
     crn_json_add(root, "own", json_of(r, &r->own));
     crn_json_add(root, "settings", settings);

@@ -85,8 +85,24 @@ static int read_low(const struct reader *r, const struct crn_gguf_tensor *u, con
     return 0;
 }
 
-int crn_map_file_read(const char *path, struct cairn_map_view *out_map, char *why, size_t why_bytes)
+/* A digest as text under a key; zero when it is not there. */
+static int read_model(const struct reader *r, const char *key, struct cairn_digest *out)
 {
+    struct crn_gguf_str text;
+    char digits[33] = "";
+    *out = (struct cairn_digest){0};
+    if (crn_gguf_find(r->g, key) == NULL)
+        return 0;
+    if (crn_gguf_str(r->g, key, &text) != 0 || text.n != 32)
+        return bad(r, CAIRN_E_FORMAT, "%s must be 32 hex digits", key);
+    memcpy(digits, text.p, 32);
+    return cairn_digest_parse(digits, out) == 0 ? 0 : bad(r, CAIRN_E_FORMAT, "%s must be 32 hex digits", key);
+}
+
+int crn_map_file_read(const char *path, struct cairn_map_view *out_map, struct cairn_digest out_models[2], char *why,
+                      size_t why_bytes)
+{
+    struct cairn_digest models[2];
     struct crn_gguf *g;
     int status = crn_gguf_open(path, &g);
     if (status != 0) {
@@ -98,8 +114,14 @@ int crn_map_file_read(const char *path, struct cairn_map_view *out_map, char *wh
     const struct crn_gguf_tensor *bias = crn_gguf_tensor(g, "state_map.bias");
     if (bias == NULL || (weight == NULL) == (u == NULL) || bias->n_elements == 0 || bias->n_elements > CAIRN_MAX_HIDDEN)
         status = bad(&r, CAIRN_E_FORMAT, "needs state_map.bias [h], and state_map.weight [h][h] or state_map.u and .v");
-    else
+    if (status == 0)
+        status = read_model(&r, "cairn.state_map.producer_digest", &models[0]);
+    if (status == 0)
+        status = read_model(&r, "cairn.state_map.receiver_digest", &models[1]);
+    if (status == 0)
         status = weight != NULL ? read_full(&r, weight, bias, out_map) : read_low(&r, u, bias, out_map);
+    if (status == 0 && out_models != NULL)
+        memcpy(out_models, models, sizeof models);
     crn_gguf_close(g);
     return status;
 }

@@ -8,8 +8,10 @@
 
 #include <stdbool.h>
 
-/* Reads and checks a file; out_map->w is malloc'd and the caller's. why: one line. fails CAIRN_E_FORMAT, CAIRN_E_TOO_BIG, -errno */
-int crn_map_file_read(const char *path, struct cairn_map_view *out_map, char *why, size_t why_bytes);
+/* Reads and checks a file; out_map->w is malloc'd and the caller's. out_models: digests of producer and receiver, zero where the
+ * file has none; may be NULL. why: one line. fails CAIRN_E_FORMAT, CAIRN_E_TOO_BIG, -errno */
+int crn_map_file_read(const char *path, struct cairn_map_view *out_map, struct cairn_digest out_models[2], char *why,
+                      size_t why_bytes);
 
 /* What a file says beside the numbers: whose map it is, and where it goes. */
 struct crn_map_note {

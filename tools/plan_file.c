@@ -150,6 +150,13 @@ static int read_layers(const struct reader *r, const struct crn_json *root, uint
 
 /* ---- state map ---- */
 
+/* Two known digests that are not the same one. */
+static int differ(const struct cairn_digest *a, const struct cairn_digest *b)
+{
+    static const struct cairn_digest none;
+    return memcmp(a, &none, sizeof none) != 0 && memcmp(b, &none, sizeof none) != 0 && memcmp(a, b, sizeof *a) != 0;
+}
+
 static int read_map(const struct reader *r, const struct crn_json *root)
 {
     const char *name, *slash = strrchr(r->path, '/');
@@ -163,9 +170,13 @@ static int read_map(const struct reader *r, const struct crn_json *root)
     int dir = slash != NULL && name[0] != '/' ? (int)(slash - r->path + 1) : 0;
     if (snprintf(path, sizeof path, "%.*s%s", dir, r->path, name) >= (int)sizeof path)
         return bad(r, CAIRN_E_TOO_BIG, "\"state_map\": the path is too long");
-    status = crn_map_file_read(path, &r->file->put.map, text, sizeof text);
+    struct cairn_plan *plan = &r->file->put.plan;
+    struct cairn_digest models[2];
+    status = crn_map_file_read(path, &r->file->put.map, models, text, sizeof text);
     if (status != 0)
         return bad(r, status, "state map %s", text);
+    if (differ(&models[0], &plan->producer) || differ(&models[1], &plan->receiver))
+        return bad(r, CAIRN_E_FORMAT, "state map %s is about other models", path);
     r->file->put.plan.has_map = 1;
     r->file->put.plan.map_rank = r->file->put.map.rank;
     return 0;

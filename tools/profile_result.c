@@ -75,6 +75,14 @@ static int read_settings(struct reader *r, const struct crn_json *list)
     return 0;
 }
 
+/* A text of the head; empty when it is not there. */
+static void take_text(const struct crn_json *head, const char *key, char *out, size_t bytes)
+{
+    const char *text = "";
+    crn_json_text(crn_json_get(head, key), &text);
+    snprintf(out, bytes, "%s", text);
+}
+
 static int read_head(struct reader *r, const struct crn_json *head)
 {
     struct crn_result *o = r->out;
@@ -92,6 +100,10 @@ static int read_head(struct reader *r, const struct crn_json *head)
     if (status != 0)
         return status;
     snprintf(o->maps, sizeof o->maps, "%s", maps);
+    take_text(head, "requests", o->requests, sizeof o->requests);
+    take_text(head, "fit", o->fit, sizeof o->fit);
+    take_text(head, "selector", o->selector, sizeof o->selector);
+    take_text(head, "budget", o->budget, sizeof o->budget);
     o->n_variants = 1;
     for (const char *at = maps; *at != '\0'; at++)
         o->n_variants += *at == ';' && at[1] != '\0';
@@ -147,7 +159,8 @@ static int add_own(struct reader *r, const struct crn_json *line, uint32_t conte
     r->own_suffix_s += real(line, "suffix_s");
     for (uint32_t i = 0; i < o->n_settings; i++) {
         const struct crn_json *s = crn_json_at(settings, i);
-        add_scores(&r->full[i], s, context);
+        if (crn_json_get(s, "exact") != NULL)
+            add_scores(&r->full[i], s, context);
         o->settings[i].suffix_s += real(s, "suffix_s");
         for (uint32_t l = 0; l < o->n_layers; l++) {
             double kept = 0, bytes = 0;
@@ -314,10 +327,12 @@ static int make_points(struct reader *r)
     o->own = (struct crn_point){.last = o->n_layers - 1, .cost_s = o->prefill_s + o->own_suffix_s};
     fill_point(r, &r->own, &o->own);
     for (uint32_t s = 0; s < o->n_settings; s++) {
-        struct crn_point *full = &o->points[o->n_points++];
-        *full = (struct crn_point){.first = 1, .last = 0, .setting = s};
-        fill_point(r, &r->full[s], full);
-        fill_cost(o, full);
+        if (r->full[s].n_contexts == o->n_contexts) {
+            struct crn_point *full = &o->points[o->n_points++];
+            *full = (struct crn_point){.first = 1, .last = 0, .setting = s};
+            fill_point(r, &r->full[s], full);
+            fill_cost(o, full);
+        }
         for (uint32_t a = 0; a < o->n_layers; a++)
             for (uint32_t b = a; b < o->n_layers; b++)
                 for (uint32_t v = 0; v < o->n_variants; v++) {

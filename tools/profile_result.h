@@ -31,6 +31,8 @@ struct crn_result {
     char producer[64], receiver[64];
     struct cairn_digest producer_digest, receiver_digest;
     uint32_t n_layers, n_settings, n_variants;
+    char requests[33], fit[33]; /* digests of the files measured and fitted on */
+    char selector[32], budget[32];
     char maps[400]; /* the ways to make maps, as asked for */
     bool by_agreement; /* answers are the receiver's own: quality is the share of tokens that agree */
     uint32_t n_contexts;

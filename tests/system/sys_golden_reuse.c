@@ -58,8 +58,8 @@ static void store_plan(struct scene *s, const char *receiver)
 {
     char producer[33], own[33], file[64], path[512];
     struct cairn_digest digest;
-    snprintf(file, sizeof file, "plans/base-%s.json", receiver);
-    snprintf(path, sizeof path, "%s", paths_family(file));
+    snprintf(file, sizeof file, "../plans/base-%s.json", receiver);
+    snprintf(path, sizeof path, "%s", paths_golden(file));
     ck_assert_int_eq(cairn_model_digest(paths_model(), NULL, 0, &digest), 0);
     cairn_digest_text(&digest, producer);
     cairn_digest_text(&s->model.weights->digest, own);

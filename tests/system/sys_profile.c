@@ -1,5 +1,6 @@
 /* cairn profile on toy models: its executor is exact where it must be, a profile that was stopped anywhere and goes on says what an
  * uninterrupted one says, and what it finds can be stored as a plan. */
+#include "tests/support/broker.h"
 #include "tests/support/gguf_write.h"
 #include "tests/support/paths.h"
 #include "tests/support/program.h"
@@ -106,7 +107,7 @@ START_TEST(all_layers_are_the_receivers_own_prefill_under_every_setting)
         ck_assert_double_eq_tol(real(all, "nll"), real(own, "nll"), 1e-9);
         ck_assert_double_eq_tol(real(all, "exact"), real(own, "exact"), 1e-12);
     }
-    ck_assert_uint_eq(json_array_size(json_object_get(root, "points")), 4 * (1 + 10)); /* full reuse and all runs */
+    ck_assert_uint_eq(json_array_size(json_object_get(root, "points")), 1 + 4 * 10); /* full reuse, and all runs under all settings */
     ck_assert_double_gt(fabs(real(point(root, 2, 2, 0), "nll") - real(own, "nll")), 1e-4); /* the models do differ */
     ck_assert_double_lt(real(point(root, 2, 3, 1), "kept"), 0.75);
     ck_assert_double_lt(real(point(root, 2, 3, 2), "kv_bytes"), 0.6); /* int8 beside f32 */
@@ -248,6 +249,33 @@ START_TEST(plans_are_files_that_can_be_read_back_with_both_digests)
 }
 END_TEST
 
+/* Runs on the frontier, everything kept, are what a floor of 0 asks for. */
+START_TEST(the_frontiers_plans_are_stored_in_the_broker)
+{
+    struct broker b;
+    size_t i, want = 0;
+    json_t *p;
+    scene_open(4, true);
+    broker_start(&b, NULL);
+    json_t *root = profiled(model, sibling, (const char *const[]){"--grain", "1", "--max-layers", "3", "--floor", "0", "--store",
+                                                                  "--socket", b.socket, NULL});
+    json_array_foreach(json_object_get(root, "points"), i, p)
+        want += json_array_size(json_object_get(p, "run")) == 2 && json_is_true(json_object_get(p, "frontier"));
+    struct program ls = program_run("cairn", (const char *const[]){"plan", "ls", "--json", "--socket", b.socket, NULL});
+    json_t *plans = json_loads(ls.out, 0, NULL);
+    ck_assert_uint_gt(want, 0);
+    ck_assert_uint_eq(json_array_size(json_object_get(plans, "plans")), want);
+    json_array_foreach(json_object_get(plans, "plans"), i, p)
+        ck_assert_str_eq(json_string_value(json_object_get(p, "producer")),
+                         json_string_value(json_object_get(json_object_get(root, "producer"), "digest")));
+    program_free(&ls);
+    json_decref(plans);
+    json_decref(root);
+    broker_stop(&b);
+    paths_tmp_remove();
+}
+END_TEST
+
 static const struct {
     const char *arguments[4];
     const char *says;
@@ -282,6 +310,7 @@ int main(void)
         RUN_TEST(a_profile_that_was_stopped_anywhere_goes_on_to_the_same_end),
         RUN_TEST(a_finished_profile_measures_nothing_again_and_more_runs_only_those),
         RUN_TEST(plans_are_files_that_can_be_read_back_with_both_digests),
+        RUN_TEST(the_frontiers_plans_are_stored_in_the_broker),
         RUN_LOOP(wrong_arguments_are_named, sizeof wrong / sizeof *wrong),
     };
     return run_suite("sys_profile", tests, sizeof tests / sizeof *tests);

@@ -14,7 +14,11 @@
 #define D 40u /* rows that do not fill 32 bytes as f16 */
 #define RANK 3u
 
-static const struct crn_map_note note = {.producer = "base", .receiver = "finder", .layer = 7};
+static const struct crn_map_note note = {.producer = "base",
+                                         .receiver = "finder",
+                                         .producer_digest = {.b = {[3] = 0x33}},
+                                         .receiver_digest = {.b = {[15] = 0xff}},
+                                         .layer = 7};
 static char why[300];
 
 static void check_round(uint32_t rank, bool half)
@@ -23,10 +27,13 @@ static void check_round(uint32_t rank, bool half)
     float numbers[D * (D + 1)];
     struct rand r = rand_seeded(rand_default_seed());
     struct cairn_map_view map = {.w = numbers, .hidden = D, .rank = rank}, back;
+    struct cairn_digest models[2];
     paths_tmp();
     rand_fill(&r, numbers, n, 0.3f);
     ck_assert_int_eq(crn_map_file_write(paths_tmp_file("m.gguf"), &map, &note, half), 0);
-    ck_assert_msg(crn_map_file_read(paths_tmp_file("m.gguf"), &back, why, sizeof why) == 0, "%s", why);
+    ck_assert_msg(crn_map_file_read(paths_tmp_file("m.gguf"), &back, models, why, sizeof why) == 0, "%s", why);
+    ck_assert_uint_eq(models[0].b[3], 0x33);
+    ck_assert_uint_eq(models[1].b[15], 0xff);
     ck_assert_uint_eq(back.hidden, D);
     ck_assert_uint_eq(back.rank, rank);
     ck_assert_uint_eq(back.bytes, n * sizeof(float));
@@ -78,9 +85,9 @@ START_TEST(shapes_that_do_not_fit_are_refused)
         gguf_put_tensor(w, broken[_i].tensor[i], CRN_QUANT_F32, broken[_i].columns[i], broken[_i].rows[i], zeros);
     ck_assert_int_eq(gguf_writer_save(w, paths_tmp_file("m.gguf")), 0);
     why[0] = '\0';
-    ck_assert_int_eq(crn_map_file_read(paths_tmp_file("m.gguf"), &map, why, sizeof why), CAIRN_E_FORMAT);
+    ck_assert_int_eq(crn_map_file_read(paths_tmp_file("m.gguf"), &map, NULL, why, sizeof why), CAIRN_E_FORMAT);
     ck_assert_ptr_nonnull(strstr(why, "m.gguf"));
-    ck_assert_int_ne(crn_map_file_read(paths_tmp_file("none.gguf"), &map, why, sizeof why), 0);
+    ck_assert_int_ne(crn_map_file_read(paths_tmp_file("none.gguf"), &map, NULL, why, sizeof why), 0);
     paths_tmp_remove();
 }
 END_TEST

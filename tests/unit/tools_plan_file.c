@@ -2,9 +2,11 @@
 #include "tools/plan_file.h"
 
 #include "tests/support/gguf_write.h"
+#include "tools/map_file.h"
 #include "tests/support/paths.h"
 #include "tests/support/run.h"
 
+#include <glob.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,13 +23,13 @@ static int open_text(const char *text, struct crn_plan_file **out_file)
     return crn_plan_file_open(path, 0, out_file, why, sizeof why);
 }
 
-START_TEST(the_shipped_plans_are_read_with_their_maps)
+START_TEST(plans_are_read_with_their_maps)
 {
-    static const char *const files[] = {"plans/base-finder.json", "plans/base-clerk.json"};
+    static const char *const files[] = {"../plans/base-finder.json", "../plans/base-clerk.json"};
     static const uint32_t first[] = {15, 13};
     for (int i = 0; i < 2; i++) {
         struct crn_plan_file *file;
-        int status = crn_plan_file_open(paths_family(files[i]), 0, &file, why, sizeof why);
+        int status = crn_plan_file_open(paths_golden(files[i]), 0, &file, why, sizeof why);
         ck_assert_msg(status == 0, "%s", why);
         const struct cairn_plan_put *put = &file->put;
         ck_assert_str_eq(file->producer, "base");
@@ -42,6 +44,27 @@ START_TEST(the_shipped_plans_are_read_with_their_maps)
         ck_assert_ptr_nonnull(strstr(put->info, "\"measured\""));
         crn_plan_file_close(file);
     }
+}
+END_TEST
+
+START_TEST(every_shipped_plan_names_its_models_and_is_worth_having)
+{
+    static const struct cairn_digest zero;
+    glob_t found;
+    ck_assert_int_eq(glob(paths_family("plans/*.json"), 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        struct crn_plan_file *file;
+        int status = crn_plan_file_open(found.gl_pathv[i], 0, &file, why, sizeof why);
+        ck_assert_msg(status == 0, "%s", why);
+        const struct cairn_plan *plan = &file->put.plan;
+        ck_assert_msg(memcmp(&plan->producer, &zero, sizeof zero) != 0, "%s: no producer_digest", found.gl_pathv[i]);
+        ck_assert_msg(memcmp(&plan->receiver, &zero, sizeof zero) != 0, "%s: no receiver_digest", found.gl_pathv[i]);
+        ck_assert_uint_eq(file->n_layers, 30);
+        ck_assert_uint_le(plan->last - plan->first + 1, 11);
+        ck_assert_float_ge(plan->quality, 0.9f);
+        crn_plan_file_close(file);
+    }
+    globfree(&found);
 }
 END_TEST
 
@@ -69,6 +92,31 @@ START_TEST(weight_rows_and_bias_are_interleaved)
     ck_assert_float_eq(file->put.plan.quality, 0.5f);
     ck_assert_float_eq(file->put.plan.cost, 0.25f);
     crn_plan_file_close(file);
+    paths_tmp_remove();
+}
+END_TEST
+
+START_TEST(a_map_of_other_models_is_refused)
+{
+    static float zeros[32 * 33];
+    struct cairn_map_view map = {.w = zeros, .hidden = 32};
+    struct crn_map_note note = {"a", "b", {{1}}, {{2}}, 1};
+    struct crn_plan_file *file;
+    paths_tmp();
+    ck_assert_int_eq(crn_map_file_write(paths_tmp_file("m.gguf"), &map, &note, false), 0);
+    for (int i = 1; i <= 2; i++) {
+        char text[400];
+        snprintf(text, sizeof text,
+                 "{\"producer\":\"a\",\"receiver\":\"b\",\"run\":[1,2],\"n_layers\":8,\"state_map\":\"m.gguf\","
+                 "\"producer_digest\":\"0%d000000000000000000000000000000\","
+                 "\"measured\":{\"questions\":4,\"own_exact\":0.5,\"exact\":0.25}}",
+                 i);
+        ck_assert_int_eq(open_text(text, &file), i == 1 ? 0 : CAIRN_E_FORMAT);
+        if (i == 1)
+            crn_plan_file_close(file);
+        else
+            ck_assert_ptr_nonnull(strstr(why, "other models"));
+    }
     paths_tmp_remove();
 }
 END_TEST
@@ -134,7 +182,9 @@ END_TEST
 int main(void)
 {
     const struct run_test tests[] = {
-        RUN_TEST(the_shipped_plans_are_read_with_their_maps),
+        RUN_TEST(plans_are_read_with_their_maps),
+        RUN_TEST(a_map_of_other_models_is_refused),
+        RUN_TEST(every_shipped_plan_names_its_models_and_is_worth_having),
         RUN_TEST(weight_rows_and_bias_are_interleaved),
         RUN_TEST(an_empty_run_is_full_reuse),
         RUN_LOOP(a_broken_plan_file_says_what_and_where, sizeof broken / sizeof broken[0]),

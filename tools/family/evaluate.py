@@ -74,6 +74,8 @@ def parse_arguments():
     parser.add_argument("--bin", default=os.path.join(ROOT, "build", "release", "bin"), metavar="DIR")
     parser.add_argument("--model", default=default_model(), metavar="FILE")
     parser.add_argument("--threads", type=generate.positive, default=os.cpu_count())
+    parser.add_argument("--plans", default=os.path.join(FAMILY, "plans"), metavar="DIR",
+                        help="default share/family/plans; tests/data/plans: those of the reference")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
     if arguments.requests and arguments.member == "both":
@@ -148,7 +150,7 @@ class Host:
 
     def put_plan(self, member):
         adapter = os.path.join(FAMILY, f"{member}.gguf")
-        plan = os.path.join(FAMILY, "plans", f"base-{member}.json")
+        plan = os.path.join(self.arguments.plans, f"base-{member}.json")
         subprocess.run([self.program("cairn"), "--socket", self.socket, "plan", "put", plan, "--producer", self.arguments.model,
                         "--receiver", f"{self.arguments.model},{adapter}", "--layers", str(LAYERS)],
                        check=True, stdout=subprocess.DEVNULL)
@@ -230,7 +232,7 @@ def measure(arguments, member, lines, folder):
     contexts = os.path.join(folder, f"{member}-contexts.jsonl")
     write_lines(contexts, firsts)
     memory = (256 << 20) + BYTES_PER_CHARACTER * sum(len(line["context"]) for line in firsts)
-    plan = read_json(os.path.join(FAMILY, "plans", f"base-{member}.json"))
+    plan = read_json(os.path.join(arguments.plans, f"base-{member}.json"))
     references = {(r["receiver"], r["what"]): r for r in read_json(REFERENCE)}
     chosen = [s for s in settings_of(plan["run"]) if not arguments.only or any(text in s.what for text in arguments.only)]
     results = {}

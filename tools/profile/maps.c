@@ -240,7 +240,7 @@ static int read_maps(const struct job *j, struct cairn_map_view *out_maps)
         for (uint32_t l = 1; l < j->n_layers && status == 0; l++) {
             if (!j->m->starts[l] || o->variants[i].plain)
                 continue;
-            status = crn_map_file_read(crn_maps_path(o->out, l, i, path), &out_maps[(size_t)i * j->n_layers + l], why, sizeof why);
+            status = crn_map_file_read(crn_maps_path(o->out, l, i, path), &out_maps[(size_t)i * j->n_layers + l], NULL, why, sizeof why);
             if (status != 0)
                 fprintf(stderr, "cairn-profiler: %s\n", why);
         }

@@ -262,17 +262,27 @@ static int own_scores(struct job *j, int own_answers, struct line *line, struct 
     return status;
 }
 
+/* Layers that the suffix goes through on a setting's payloads alone: all for the first setting, whose full reuse is a point of its
+ * own, else just those before the deepest start. */
+static uint32_t layers_alone(const struct job *j, uint32_t setting)
+{
+    uint32_t deepest = 0, last;
+    for (uint32_t l = 0; l < j->n_layers; l++)
+        deepest = starts_at(j, l, &last) ? l : deepest;
+    return setting == 0 ? j->n_layers : deepest + 1;
+}
+
 /* The suffix over a setting's payloads alone; its rows are kept wherever a run starts. */
 static int full_reuse(struct job *j, uint32_t setting, struct line *line, struct crn_suffix_score *scores)
 {
     const struct crn_cut *cut = &j->cuts[setting];
     float *h = malloc(suffix_bytes(j));
     int status = h != NULL ? 0 : -ENOMEM;
-    uint32_t last;
+    uint32_t last, n_layers = layers_alone(j, setting);
     double start = now_s();
     if (status == 0)
         memcpy(h, j->suffix.embedded, suffix_bytes(j));
-    for (uint32_t l = 0; l < j->n_layers && status == 0; l++) {
+    for (uint32_t l = 0; l < n_layers && status == 0; l++) {
         if (starts_at(j, l, &last)) {
             j->at[setting][l] = malloc(suffix_bytes(j));
             if (j->at[setting][l] == NULL)
@@ -283,8 +293,8 @@ static int full_reuse(struct job *j, uint32_t setting, struct line *line, struct
         if (status == 0)
             status = crn_suffix_layer(&j->suffix, l, cut->layers[l].spans, cut->layers[l].n_spans, h);
     }
-    double suffix_s = now_s() - start;
-    if (status == 0)
+    double suffix_s = (now_s() - start) * j->n_layers / n_layers;
+    if (status == 0 && setting == 0)
         status = crn_suffix_score(&j->suffix, h, scores);
     if (status == 0) {
         fprintf(line->stream, "%s{\"suffix_s\":%.5g,\"kept\":[", setting > 0 ? "," : "", suffix_s);
@@ -293,11 +303,14 @@ static int full_reuse(struct job *j, uint32_t setting, struct line *line, struct
         fprintf(line->stream, "],\"bytes\":[");
         for (uint32_t l = 0; l < j->n_layers; l++)
             fprintf(line->stream, "%s%llu", l > 0 ? "," : "", (unsigned long long)cut->layers[l].bytes);
-        fprintf(line->stream, "],");
-        write_scores(line->stream, scores, j->suffix.n, j->suffix.reference != NULL);
+        fprintf(line->stream, "]");
+        if (setting == 0) {
+            fprintf(line->stream, ",");
+            write_scores(line->stream, scores, j->suffix.n, j->suffix.reference != NULL);
+        }
         fprintf(line->stream, "}");
     }
-    worked(j, j->n_layers);
+    worked(j, n_layers);
     free(h);
     return status;
 }
@@ -502,9 +515,11 @@ static int all_variants(struct job *j, uint32_t first, uint32_t last, struct crn
 
 static double work_of(const struct job *j)
 {
-    double rows = 0, run_rows = 0, layers = 3.0 * j->n_layers + j->m->n_settings * j->n_layers;
+    double rows = 0, run_rows = 0, layers = 3.0 * j->n_layers;
     for (uint32_t i = 0; i < j->context->n; i++)
         rows += (double)j->context->questions[i].ids.n;
+    for (uint32_t i = 0; i < j->m->n_settings; i++)
+        layers += layers_alone(j, i);
     for (uint32_t a = 0, last; a < j->n_layers; a++) {
         if (!starts_at(j, a, &last))
             continue;

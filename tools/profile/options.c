@@ -49,7 +49,7 @@ static const struct {
     {"state-cache", "DIR", "keep the states of --fit there, so that other pairs of these models need no prefills", OPT_STATE_CACHE},
     {"out", "DIR", "results and maps; an unfinished profile there is continued", OPT_OUT},
     {"runs", "A-B,...", "runs of layers to measure", OPT_RUNS},
-    {"keep", "F,...", "shares of the tokens kept, the first must be 1 (default 1)", OPT_KEEP},
+    {"keep", "F,...", "shares of the tokens kept, as int8 when i8 follows: 1,0.4,0.4i8; the first must be 1 (default 1)", OPT_KEEP},
     {"int8", NULL, "each share with int8 payloads too", OPT_INT8},
     {"selector", "NAME", "how kept tokens are chosen, as in cairn-worker --compress (default reread)", OPT_SELECTOR},
     {"budget", "NAME", "how they are divided among layers (default global)", OPT_BUDGET},
@@ -171,13 +171,15 @@ static int parse_keep(struct crn_profile_options *o, const char *text)
     for (const char *at = text; *at != '\0';) {
         char *end;
         float keep = strtof(at, &end);
+        int int8 = strncmp(end, "i8", 2) == 0;
+        end += int8 ? 2 : 0;
         if (end == at || (*end != ',' && *end != '\0') || !(keep > 0 && keep <= 1) ||
             o->n_settings == CRN_PROFILE_MAX_SETTINGS / 2)
-            return refuse("keep", text, "want up to 8 shares above 0, as 1,0.4,0.25");
-        o->settings[o->n_settings++] = (struct crn_cut_setting){.rule.keep = keep};
+            return refuse("keep", text, "want up to 8 shares above 0, as 1,0.4,0.25i8");
+        o->settings[o->n_settings++] = (struct crn_cut_setting){.rule.keep = keep, .int8 = int8};
         at = *end == ',' ? end + 1 : end;
     }
-    return o->n_settings > 0 && o->settings[0].rule.keep >= 1 ? 0 : refuse("keep", text, "the first must be 1");
+    return o->n_settings > 0 && o->settings[0].rule.keep >= 1 && !o->settings[0].int8 ? 0 : refuse("keep", text, "the first must be 1");
 }
 
 static int parse_kv(struct crn_profile_options *o, const char *text)
@@ -338,7 +340,8 @@ static void add_int8(struct crn_profile_options *o)
 {
     uint32_t n = o->n_settings;
     for (uint32_t i = 0; i < n; i++)
-        o->settings[o->n_settings++] = (struct crn_cut_setting){.rule.keep = o->settings[i].rule.keep, .int8 = 1};
+        if (!o->settings[i].int8)
+            o->settings[o->n_settings++] = (struct crn_cut_setting){.rule.keep = o->settings[i].rule.keep, .int8 = 1};
 }
 
 int crn_profile_options_parse(int argc, char **argv, struct crn_profile_options *out)

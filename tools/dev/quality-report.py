@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Writes docs/quality.md from what tools/family/pairs.py and tools/family/evaluate.py measured (docs/data/quality/*.json).
+
+No number in that page is typed by hand. A table whose measurements are not there is left out.
+"""
+import glob
+import json
+import os
+import sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+DATA = os.path.join(ROOT, "docs", "data", "quality")
+PAGE = os.path.join(ROOT, "docs", "quality.md")
+MEMBERS = ("base", "finder", "clerk")
+
+
+def load(name):
+    path = os.path.join(DATA, f"{name}.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def pairs(stage):
+    """Documents of a stage, in the order of the members."""
+    found = []
+    for producer in MEMBERS:
+        for receiver in MEMBERS:
+            document = load(f"{stage}-{producer}-{receiver}")
+            if document is not None:
+                found.append((f"{producer} → {receiver}", document))
+    return found
+
+
+def table(head, rows):
+    if not rows:
+        return ""
+    sides = "".join("--:|" if name.startswith(">") else "---|" for name in head)
+    lines = ["| " + " | ".join(name.lstrip(">") for name in head) + " |", "|" + sides]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def run_name(point):
+    return "{}-{}".format(*point["run"]) if point["run"] else "full reuse"
+
+
+def setting_name(document, point):
+    setting = document["settings"][point["setting"]]
+    kept = "all tokens" if setting["keep"] >= 1 else f"{setting['keep']:.0%} of the tokens"
+    return kept + (", int8" if setting["int8"] else "")
+
+
+def quality(document, point):
+    """The number that counts for this pair: exact match, or agreement with the receiver's own answers."""
+    return point["agreement"] if document["quality"] == "agreement" else point["exact"]
+
+
+def interval(point):
+    return f"{point['low95']:.3f} to {point['high95']:.3f}"
+
+
+def difference(document, point):
+    return f"{100 * (quality(document, point) - quality(document, document['own'])):+.1f}"
+
+
+def test_rows(name, document):
+    own = document["own"]
+    by = "agreement" if document["quality"] == "agreement" else "exact"
+    rows = [[name, "own prefill", "100 %", str(own["questions"]), f"{own['exact']:.3f}", interval(own), "", f"{own['nll']:.4f}", "", "100 %"]]
+    for point in document["points"]:
+        rows.append([name, f"{run_name(point)}, {setting_name(document, point)}" if point["run"] else run_name(point),
+                     f"{point['layers']:.0%}", str(point["questions"]), f"{point['exact']:.3f}", interval(point),
+                     difference(document, point) + (" (agreement)" if by == "agreement" else ""), f"{point['nll']:.4f}",
+                     f"{point['kv_bytes']:.0%}", f"{point['time']:.0%}"])
+    return rows
+
+
+def input_line(name, document):
+    given = document["input"]
+    return (f"{name}: {document['own']['questions']} questions on {document['contexts']} contexts of {document['tokens']:.0f} tokens, "
+            f"seed {given['seed']}, part {given['part']} of the prose from {given['prose']} (digest {document['requests'][:12]}); maps "
+            f"fitted on {document['fit_tokens']} tokens of part {given['fit_part']}, `{document['maps']}`")
+
+
+def sources(documents):
+    return "".join(f"- {input_line(name, document)}\n" for name, document in documents)
+
+
+def tests():
+    documents = pairs("test")
+    if not documents:
+        return ""
+    rows = [row for name, document in documents for row in test_rows(name, document)]
+    head = ["producer → receiver", "how", ">layers recomputed", ">questions", ">exact", "95 %", ">points against own", ">nll",
+            ">KV bytes loaded", ">time"]
+    return f"""## Plans, tested
+
+Runs were chosen by `cairn profile` on other contexts, and are tested here on contexts of a third part of the prose. "KV bytes" are those
+of the reused layers, as a share of their f16 bytes; tokens are chosen by re-reading (method of `cairn-worker --compress`) with one
+threshold for all layers and heads, so a share of the tokens over all layers is a little more or less in the layers that are loaded.
+"time" is until the first token's logits, beside the own prefill, on the machine that measured. The base model was not trained for the
+questions: as a receiver it is compared with its own greedy answers, token by token.
+
+{table(head, rows)}
+{sources(documents)}
+"""
+
+
+def frontier_rows(document):
+    points = [point for point in document["points"] if point["frontier"] and point["setting"] == 0]
+    rows = []
+    for point in sorted(points, key=lambda p: p["time"]):
+        rows.append([run_name(point), f"{point['layers']:.0%}", f"{point['time']:.0%}", f"{quality(document, point):.3f}", interval(point),
+                     f"{point['nll']:.4f}"])
+    return rows
+
+
+def profiles():
+    documents = pairs("profile")
+    if not documents:
+        return ""
+    text = """## Profiles
+
+The frontier of each pair: runs that no other run beats in both quality and time, everything kept. The plots show all runs measured.
+Few questions are enough to rank runs, not to tell their quality: that is the table above.
+
+"""
+    for name, document in documents:
+        measured = sum(1 for point in document["points"] if point["run"] and point["setting"] == 0)
+        own = document["own"]
+        text += f"### {name}\n\n{measured} runs, own prefill {quality(document, own):.3f} (nll {own['nll']:.4f}).\n\n"
+        text += table(["run", ">layers", ">time", f">{document['quality']}", "95 %", ">nll"], frontier_rows(document))
+        text += "\n![profile]({})\n\n".format("data/quality/profile-{}-{}.svg".format(*name.split(" → ")))
+    return text + sources(documents) + "\n"
+
+
+def maps():
+    documents = pairs("maps")
+    if not documents:
+        return ""
+    text = """## State maps
+
+One way to make a map against another, on the same questions. `lambda` is the ridge as a share of the mean of the Gram matrix's
+diagonal, `weight=norm` weighs a token by one over its mean square, `rank` is a reduced-rank regression, `tokens` limits what was fitted
+on, `half` stores f16.
+
+"""
+    for name, document in documents:
+        variants = document["maps"].split(";")
+        text += f"### {name}\n\n"
+        rows = []
+        for point in sorted((p for p in document["points"] if p["run"]), key=lambda p: (p["run"], p["variant"])):
+            rows.append([run_name(point), f"`{variants[point['variant']]}`", f"{quality(document, point):.3f}", interval(point),
+                         difference(document, point), f"{point['nll']:.4f}"])
+        text += table(["run", "map", f">{document['quality']}", "95 %", ">points against own", ">nll"], rows) + "\n"
+    return text + sources(documents) + "\n"
+
+
+def selectors():
+    """Pages of other measurements that bring their own words: docs/data/quality/*.md."""
+    parts = []
+    for path in sorted(glob.glob(os.path.join(DATA, "*.md"))):
+        with open(path, encoding="utf-8") as file:
+            parts.append(file.read().rstrip() + "\n\n")
+    return "".join(parts)
+
+
+def reference():
+    document = load("reference")
+    if document is None:
+        return ""
+    rows = [[r["receiver"], r["what"], str(r["questions"]), f"{r['exact']:.3f}", f"{r['low95']:.3f} to {r['high95']:.3f}",
+             f"{r['nll']:.4f}", f"{r['reference']:.3f} ± {r['reference_ci95']:.3f}" if r["reference"] is not None else "",
+             {True: "yes", False: "**no**", None: ""}[r["overlaps"]]] for r in document["results"]]
+    given = "".join(f"- {i['member']}: seed {i['seed']}, prose from {i['prose']}, SHA-256 of the questions {i['sha256'][:16]}\n"
+                    for i in document["inputs"])
+    return f"""## Against an independent implementation
+
+The same settings beside `tests/data/golden/quality.json`, which another implementation measured on other contexts; through `cairnd`
+and `cairn-worker` (`tools/family/evaluate.py --seed 1 --plans tests/data/plans`). The mapped runs here have the maps of the reference, fitted on other prose.
+"overlap" says whether the intervals meet. Intervals are Wilson's for 95 %, questions taken as independent; nll is the mean negative log
+likelihood of the right answer's tokens.
+
+{table(["receiver", "setting", ">questions", ">exact match", "95 % interval", ">nll", "reference", "overlap"], rows)}
+{given}
+"""
+
+
+def main():
+    text = f"""# Quality
+
+How often siblings answer exactly right with another member's cache, beside what they reach after a prefill of their own. Written by
+`make report` from `docs/data/quality/`; `tools/family/pairs.py` and `tools/family/evaluate.py` measure. Prose of installed
+documentation differs between machines, so the digests of the questions do too.
+
+{tests()}{maps()}{profiles()}{selectors()}{reference()}"""
+    with open(PAGE, "w", encoding="utf-8") as file:
+        file.write(text.rstrip() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Profiles and tests pairs of the family with `cairn profile`, and keeps what came out for docs/quality.md (make report).
+
+Contexts that maps are fitted on, that runs are chosen on and that plans are tested on come from three parts of the prose and from
+three seeds, so that they share neither a paragraph nor a fact. The base model was not trained for the questions: as a receiver it is
+compared with its own answers.
+
+    tools/family/pairs.py maps base finder --runs 13-23,15-23 --maps 'lambda=1e-3;plain'
+    tools/family/pairs.py profile base finder
+    tools/family/pairs.py test base finder --runs 13-23 --keep 1,0.4,0.25 --int8
+"""
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import evaluate
+import generate
+
+DATA = os.path.join(evaluate.ROOT, "docs", "data", "quality")
+MEMBERS = ("base", "finder", "clerk")
+FIT = {"seed": 501, "part": "1/3", "contexts": 64, "questions": 1}
+STAGES = {  # seed and part of the prose of what is measured; contexts and questions of each by default
+    "maps": {"seed": 504, "part": "2/3", "contexts": 20, "questions": 12},
+    "profile": {"seed": 502, "part": "2/3", "contexts": 24, "questions": 6},
+    "test": {"seed": 503, "part": "3/3", "contexts": 50, "questions": 6},
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("producer", choices=MEMBERS)
+    parser.add_argument("receiver", choices=MEMBERS)
+    parser.add_argument("--work", metavar="DIR", default=os.path.join(evaluate.ROOT, "build", "pairs"), help="requests, maps, results")
+    parser.add_argument("--contexts", type=generate.positive, help="measure on the first N contexts")
+    parser.add_argument("--questions", type=generate.positive, help="of each context")
+    parser.add_argument("--plans", metavar="DIR", help="write the plans of the frontier there")
+    parser.add_argument("--bin", default=os.path.join(evaluate.ROOT, "build", "release", "bin"), metavar="DIR")
+    parser.add_argument("--model", default=evaluate.default_model(), metavar="FILE")
+    return parser.parse_known_args()
+
+
+def write_requests(path, member, seed, part, contexts, questions, answers):
+    """The same options give the same bytes, on the same documentation. Returns where the prose is from."""
+    options = ["--member", member, "--contexts", str(contexts), "--questions", str(questions), "--seed", str(seed), "--part", part]
+    pool, source = generate.find_prose(None, 100)
+    lines = generate.generate(generate.parse_arguments(options), pool)
+    if not answers:
+        lines = [{key: value for key, value in line.items() if key != "answer"} for line in lines]
+    evaluate.write_lines(path, lines)
+    return source
+
+
+def model_of(arguments, member):
+    adapter = os.path.join(evaluate.FAMILY, f"{member}.gguf")
+    return arguments.model if member == "base" else f"{arguments.model},{adapter}"
+
+
+def main():
+    arguments, passed = parse_arguments()
+    stage = STAGES[arguments.stage]
+    asked = arguments.receiver if arguments.receiver != "base" else "finder"
+    questions = arguments.questions or stage["questions"]
+    os.makedirs(os.path.join(arguments.work, "states"), exist_ok=True)
+    fit = os.path.join(arguments.work, "fit.jsonl")
+    requests = os.path.join(arguments.work, f"{arguments.stage}-{arguments.receiver}-{questions}.jsonl")
+    write_requests(fit, "finder", FIT["seed"], FIT["part"], FIT["contexts"], FIT["questions"], True)
+    source = write_requests(requests, asked, stage["seed"], stage["part"], stage["contexts"], questions, arguments.receiver != "base")
+    name = f"{arguments.stage}-{arguments.producer}-{arguments.receiver}"
+    out = os.path.join(arguments.work, name)
+    command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", model_of(arguments, arguments.producer),
+               "--receiver", model_of(arguments, arguments.receiver), "--producer-label", arguments.producer,
+               "--receiver-label", arguments.receiver, "--requests", requests, "--fit", fit,
+               "--state-cache", os.path.join(arguments.work, "states"), "--out", out, *passed]
+    if arguments.contexts:
+        command += ["--contexts", str(arguments.contexts)]
+    if arguments.plans:
+        command += ["--plans", arguments.plans]
+    done = subprocess.run(command)
+    if done.returncode != 0:
+        return done.returncode
+    document = evaluate.read_json(os.path.join(out, "profile.json"))
+    document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
+                         "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"]}
+    os.makedirs(DATA, exist_ok=True)
+    with open(os.path.join(DATA, f"{name}.json"), "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=None, separators=(",", ":"))
+        file.write("\n")
+    if arguments.stage == "profile":
+        shutil.copy(os.path.join(out, "profile.svg"), os.path.join(DATA, f"{name}.svg"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
