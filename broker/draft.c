@@ -237,7 +237,7 @@ static void publish(struct crn_draft *d)
     crn_tier_published(e);
     d->session->published++;
     struct crn_msg_committed reply = {
-        .entry = e->id, .bytes = e->body->bytes, .request = d->commit_request};
+        .entry = e->id, .bytes = crn_tier_brief(e).bytes, .request = d->commit_request};
     crn_session_send(d->session, CRN_MSG_committed, &reply);
 }
 

@@ -12,6 +12,7 @@
 #include "ipc/log.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -254,8 +255,10 @@ struct crn_entry *crn_space_same(const struct crn_space *space, const struct crn
 {
     const struct crn_chunk *c = NULL;
     while ((c = crn_index_next(&space->index, last_hash, c)) != NULL) {
-        if (crn_entry_last_hash(c->entry) == last_hash && crn_tier_warm(c->entry) == 0 &&
-            crn_entry_serves(c->entry, spec))
+        if (crn_entry_last_hash(c->entry) != last_hash)
+            continue;
+        bool warm = crn_tier_warm(c->entry) == 0; /* there may be no memory for it now */
+        if (warm ? crn_entry_serves(c->entry, spec) : crn_tier_serves_cold(c->entry, spec))
             return c->entry;
     }
     return NULL;

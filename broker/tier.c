@@ -671,6 +671,8 @@ void crn_tier_published(struct crn_entry *e)
     if (t == NULL)
         return;
     CRN_CRASH("publish-visible");
+    if (e->body == NULL)
+        return; /* it was there already */
     if (t->config.write_through || e->old != NULL)
         crn_body_each(e->body, write_all_down, e);
     if (e->old != NULL && e->old->refs == 1 + e->old->leases)

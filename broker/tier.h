@@ -56,6 +56,8 @@ void crn_tier_tick(struct crn_tier *t);
 /* The entry's body is there, loaded from the catalogue if need be. Drops nothing to make room.
  * fails   CAIRN_E_MISS when it cannot be had: then the entry is not usable, and soon gone; -EAGAIN when memory for it is coming */
 int crn_tier_warm(struct crn_entry *e);
+/* crn_entry_serves for an entry without a body: its tokens are compared where the catalogue has them. */
+bool crn_tier_serves_cold(const struct crn_entry *e, const struct crn_entry_spec *spec);
 /* Restores what the listing names and is not resident, in its order; fills places and progress words of its records, and begins
  * the lease on the control page. Payloads without a chance are FAILED at once.
  * fails   -EAGAIN when memory for some is coming: end the lease and ask again; CAIRN_E_TOO_BIG */

@@ -99,6 +99,7 @@ void crn_tier_replaced(struct crn_entry *e)
         return;
     crn_body_hold(e->body)->older = e->old;
     e->old = e->body;
+    CRN_CRASH("replaced");
 }
 
 static void into_limbo(struct crn_tier *t, const struct crn_place *place, uint64_t seq)
@@ -611,6 +612,21 @@ int crn_tier_warm(struct crn_entry *e)
         crn_tier_doom(e->space, e->id);
     }
     return status == 0 ? 0 : CAIRN_E_MISS;
+}
+
+bool crn_tier_serves_cold(const struct crn_entry *e, const struct crn_entry_spec *spec)
+{
+    struct crn_entry_spec like = *spec;
+    like.tokens = NULL;
+    if (e->space->tier == NULL || e->broken || !e->in_catalog || !crn_entry_serves(e, &like))
+        return false;
+    if (spec->tokens == NULL)
+        return true;
+    int32_t *tokens = malloc(e->n_tokens * sizeof *tokens);
+    bool same = tokens != NULL && crn_catalog_tokens(e->space->tier->catalog, e->catalog_id, e->n_tokens, tokens) == 0 &&
+                memcmp(tokens, spec->tokens, e->n_tokens * sizeof *tokens) == 0;
+    free(tokens);
+    return same;
 }
 
 void crn_tier_warm_places(struct crn_entry *e)

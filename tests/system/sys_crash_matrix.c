@@ -27,7 +27,7 @@
 #define GRANULE 65536u
 
 static const char *const points[] = {
-    "publish-put", "publish-sealed", "publish-visible",                     /* publish */
+    "publish-put", "publish-sealed", "publish-visible", "replaced",         /* publish, compress */
     "spill-written", "sync-start", "synced",                                /* spill */
     "commit-submit", "catalog-commit", "catalog-written", "committed",      /* commit */
     "restore-started", "restore-read",                                      /* restore */
@@ -100,6 +100,40 @@ static int publish(struct world *w, struct cairn_client *c, uint32_t k)
     return status;
 }
 
+/* Every other row of every layer stays. What was durable is still there afterwards, one way or the other. */
+static int compress(struct world *w, struct cairn_client *c, struct cairn_lease *lease, uint32_t k)
+{
+    int32_t context[N];
+    uint32_t rows[N / 2], counts[TINY_HEADS] = {N / 2, N / 2};
+    const uint32_t *lists[TINY_HEADS] = {rows, rows};
+    struct cairn_draft_options o = CAIRN_DRAFT_INIT;
+    struct cairn_put put = CAIRN_PUT_INIT;
+    struct cairn_draft *draft;
+    struct cairn_entry_id id;
+    tiny_tokens(context, N, 1000 + k);
+    for (uint32_t i = 0; i < N / 2; i++)
+        rows[i] = 2 * i;
+    o.tokens = context;
+    o.n_tokens = N;
+    o.replaces = lease;
+    o.pyramid = CAIRN_PYRAMID_PUBLISH;
+    o.dtype = CAIRN_F32;
+    int status = cairn_draft_open(c, &o, SOON, &draft);
+    step(w);
+    if (status != 0)
+        return status;
+    put.counts = counts;
+    put.index = lists;
+    for (put.layer = 0; put.layer < TINY_LAYERS && status == 0; put.layer++) {
+        status = cairn_put_layer(draft, &put, SOON);
+        step(w);
+    }
+    if (status == 0)
+        return cairn_commit(draft, SOON, &id);
+    cairn_abort(draft);
+    return status;
+}
+
 /* Waits for every layer; the code of the first wait that failed. Bytes that came must be right. */
 static int read_lease(struct world *w, struct cairn_lease *lease)
 {
@@ -111,6 +145,12 @@ static int read_lease(struct world *w, struct cairn_lease *lease)
     if (status == 0)
         tiny_check_part(lease, 0, 1);
     return status;
+}
+
+static bool is_whole(struct cairn_lease *lease)
+{
+    struct cairn_layer_view view;
+    return cairn_lease_layer(lease, 0, 0, &view) == 0 && view.heads[0].n == N;
 }
 
 /* Entry of a context, through an attach that is given up at once. */
@@ -131,7 +171,7 @@ static int one_op(struct world *w, struct cairn_client *c, struct rand *r)
     struct cairn_entry_id id;
     struct cairn_lease *lease;
     uint64_t entries, bytes;
-    uint32_t k = (uint32_t)rand_below(r, CONTEXTS), what = (uint32_t)rand_below(r, 10);
+    uint32_t k = (uint32_t)rand_below(r, CONTEXTS), what = (uint32_t)rand_below(r, 12);
     int status;
     if (what < 4)
         return publish(w, c, k);
@@ -140,6 +180,15 @@ static int one_op(struct world *w, struct cairn_client *c, struct rand *r)
         if (status != 0)
             return status;
         status = read_lease(w, lease);
+        cairn_release(lease);
+        return status;
+    }
+    if (what >= 10) {
+        status = attach(c, k, &lease);
+        if (status != 0)
+            return status;
+        bool whole = cairn_lease_info(lease)->n_tokens == N && read_lease(w, lease) == 0 && is_whole(lease);
+        status = whole ? compress(w, c, lease, k) : 0;
         cairn_release(lease);
         return status;
     }
@@ -263,7 +312,7 @@ static void deadly_part(struct world *w, const char *point, struct rand *r)
     uint32_t ops = 60;
     uint64_t seed = rand_u64(r);
     bool outside = strcmp(point, "anywhere") == 0, worker = strcmp(point, "worker") == 0;
-    size_t hits = strncmp(point, "start", 5) == 0 ? 3 : strncmp(point, "publish", 7) == 0 || strncmp(point, "spill", 5) == 0 ? 40 : 8;
+    size_t hits = strncmp(point, "start", 5) == 0 || strcmp(point, "replaced") == 0 ? 3 : strncmp(point, "publish", 7) == 0 || strncmp(point, "spill", 5) == 0 ? 40 : 8;
     snprintf(at, sizeof at, "%s:%zu", point, 1 + rand_below(r, hits));
     if (!outside && !worker)
         setenv("CRN_CRASH_AT", at, 1);

@@ -740,6 +740,34 @@ START_TEST(spilling_a_child_whose_parent_cannot_be_written_says_so)
 }
 END_TEST
 
+/* Whoever publishes the same again is told so, although there is no memory to look at it in. */
+START_TEST(a_cold_entry_is_recognised_without_memory)
+{
+    struct crn_payload *p = NULL;
+    uint32_t count = 1;
+    int32_t tokens[TOKENS];
+    struct crn_payload_spec all = {.kind = CRN_PAYLOAD_BLOB, .bytes = 32 * GRANULE, .counts = &count, .n_counts = 1};
+    open_world(8 << 20);
+    struct crn_entry *e = publish(3, false);
+    spill(e);
+    while (e->body != NULL) {
+        turn(20);
+        crn_tier_tick(tier);
+    }
+    AWAIT(crn_payload_create(&space, &all, &p) == 0);
+    for (uint32_t i = 0; i < TOKENS; i++)
+        tokens[i] = (int32_t)(3000 + i);
+    struct crn_entry_spec like = {.space = &space, .producer = base, .n_tokens = TOKENS, .settings = "", .tokens = tokens};
+    ck_assert_int_ne(crn_tier_warm(e), 0);
+    ck_assert_ptr_eq(crn_space_same(&space, &like, crn_entry_last_hash(e)), e);
+    ck_assert_ptr_null(e->body);
+    tokens[TOKENS - 1]++;
+    ck_assert_ptr_null(crn_space_same(&space, &like, crn_entry_last_hash(e)));
+    crn_payload_drop(p);
+    close_world();
+}
+END_TEST
+
 /* ---- int8 on the way down ---- */
 
 static void check_int8(const struct crn_payload *p, uint32_t seed)
@@ -1075,6 +1103,7 @@ int main(void)
         RUN_TEST(an_entry_replaced_twice_and_dropped_leaves_nothing),
         RUN_TEST(spilling_a_child_ends_when_its_whole_path_is_durable),
         RUN_TEST(spilling_a_child_whose_parent_cannot_be_written_says_so),
+        RUN_TEST(a_cold_entry_is_recognised_without_memory),
         RUN_LOOP(int8_halves_what_goes_down_and_stays_when_it_is_back, 3),
         RUN_TEST(what_somebody_began_to_read_plain_stays_plain),
         RUN_LOOP(a_failed_write_leaves_the_payload_where_it_was, 2),

@@ -139,10 +139,11 @@ def spill():
         entries = json.loads(broker.cli("ls", "--json").stdout)["entries"]
         entry = max(entries, key=lambda e: e["bytes"])
         with bench.Worker("finder", broker, *common) as worker:
+            worker.ask(requests[0])
             for _ in range(rounds(5, 3)):
-                a = worker.ask(requests[0])
                 broker.cli("spill", entry["entry"])
                 b = worker.ask(requests[0])
+                a = worker.ask(requests[0])
                 if b["class"] != "approx" or a["class"] != "approx":
                     raise SystemExit(f"bench: no reuse: {b['reason']}")
                 resident.append(1e3 * a["ttft_s"])
@@ -158,14 +159,20 @@ def spill():
 
 
 def print_overlap(parts, first, last, counters):
-    """Where the time of the two ways goes, and what the restore of a layer would cost if nothing hid it."""
+    """Where the time of the two ways goes; per layer, when it is back (at the measured rate) and when the receiver looks at it."""
     rate = counters["restore_bytes_per_second"]
-    layer = counters["restored_bytes_total"] / max(1, counters["restored_total"])
-    print(f"\na layer comes back in {1e3 * layer / rate:.1f} ms at {rate / 1e9:.2f} GB/s; layers {first}-{last} are recomputed and stay away")
-    print(f"{'ms':<10}{'attach':>9}{'map':>9}{'run':>9}{'suffix':>9}   waits of the run are in 'map' and 'run', those of the rest in 'suffix'")
+    layer_s = counters["restored_bytes_total"] / max(1, counters["restored_total"]) / rate
+    print(f"\n{'ms':<10}{'attach':>9}{'map':>9}{'run':>9}{'question':>9}   waits are in the part that needs what is waited for")
     for name, which in (("resident", 0), ("from NVMe", 1)):
         medians = [1e3 * bench.quantile([p[which][k] for p in parts], 0.5) for k in ("attach", "map", "run", "suffix")]
         print(f"{name:<10}" + "".join(f"{m:9.1f}" for m in medians))
+    print(f"\nper layer, ms after the attach ({1e3 * layer_s:.1f} ms each at {rate / 1e9:.2f} GB/s; the state of layer {first} first, layers "
+          f"{first}-{last} are recomputed and stay away)")
+    before, question = medians[1] + medians[2], medians[3]
+    for i, layer in enumerate([l for l in range(bench.LAYERS) if not first <= l <= last]):
+        back, needed = 1e3 * layer_s * (i + 2), before + question * layer / bench.LAYERS
+        if layer % 5 == 0 or layer == bench.LAYERS - 1:
+            print(f"  layer {layer:2}   back {back:7.1f}   needed {needed:8.1f}   hidden {100 * min(1, needed / back):3.0f} %")
 
 
 # --- agents ---
