@@ -248,6 +248,7 @@ static int fault_result(void *ctx, const struct crn_spill_io *io, uint64_t off, 
     (void)off;
     pthread_mutex_lock(&f->lock);
     bool hit = io->op == f->op && ++f->seen % f->every == 0;
+    int seen = f->seen;
     if (hit && f->kind == LATE) {
         f->held++;
         pthread_cond_broadcast(&f->changed);
@@ -263,7 +264,7 @@ static int fault_result(void *ctx, const struct crn_spill_io *io, uint64_t off, 
     case SHORT_ODD:
         return res > 8192 ? res / 2 + 77 : res;
     case AGAIN:
-        return f->seen % 2 == 0 ? -EAGAIN : -EINTR;
+        return seen % 2 == 0 ? -EAGAIN : -EINTR;
     case FAIL:
         return -f->error;
     case ZERO:
