@@ -1,6 +1,7 @@
 /* cpu - the table of the tuned backend, and how its simple loops are shared out. */
 #include "kernels/cpu.h"
 
+#include "kernels/check.h"
 #include "kernels/pool.h"
 
 struct ranges {
@@ -49,4 +50,6 @@ const struct crn_kernel_ops crn_kernels_cpu = {
     .dequant_k = crn_cpu_dequant_k,
     .dequant_rows = crn_cpu_dequant_rows,
     .argmax = crn_cpu_argmax,
+    .checksum = crn_host_checksum,
+    .max_abs = crn_host_max_abs,
 };

@@ -158,6 +158,12 @@ struct crn_kernel_ops {
 
     /* Index of the largest of x [n], lowest index on a tie; n >= 1. */
     int (*argmax)(const struct crn_exec *e, const float *x, size_t n, uint32_t *out_index);
+
+    /* What a payload is checked by. Results are on the host, and there when the call returns.
+     * checksum: XXH3 of 64 bits over bytes at an address that is a multiple of 8 (crn_hash64).
+     * max_abs: the largest |x| of n numbers, NaNs left out; 0 when there are none. */
+    int (*checksum)(const struct crn_exec *e, const void *data, size_t bytes, uint64_t *out_hash);
+    int (*max_abs)(const struct crn_exec *e, const float *x, size_t n, float *out_max);
 };
 
 extern const struct crn_kernel_ops crn_kernels_ref;

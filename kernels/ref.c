@@ -4,6 +4,7 @@
  * thread only, reads what it is given and writes the output; -ffast-math would change its meaning and is never used. */
 #include "kernels/kernels.h"
 
+#include "kernels/check.h"
 #include "kernels/half.h"
 #include "kernels/shape.h"
 
@@ -447,4 +448,6 @@ const struct crn_kernel_ops crn_kernels_ref = {
     .dequant_k = ref_dequant_k,
     .dequant_rows = ref_dequant_rows,
     .argmax = ref_argmax,
+    .checksum = crn_host_checksum,
+    .max_abs = crn_host_max_abs,
 };

@@ -89,6 +89,8 @@ static cudaDataType type_of(uint32_t dtype)
 int crn_cuda_multiply(const struct crn_cuda_exec *x, const struct crn_cuda_product *p)
 {
     const struct crn_cuda_blas *blas;
+    if (x->blas == NULL)
+        return CAIRN_E_ARG;
     int status = crn_cuda_blas(&blas);
     if (status != 0 || p->m == 0 || p->n == 0 || p->batch == 0)
         return status;

@@ -28,38 +28,42 @@ int crn_cuda_enter(const struct crn_exec *e, struct crn_cuda_exec **out_exec)
     return status;
 }
 
-static int open_parts(struct crn_cuda_exec *x, size_t bytes)
+static int open_blas(struct crn_cuda_exec *x, size_t bytes)
 {
     const struct crn_cuda_blas *blas;
-    void *host = NULL;
     int status = crn_cuda_blas(&blas);
     if (status == 0)
-        status = crn_cuda_status((int)cudaStreamCreateWithFlags(&x->stream, cudaStreamNonBlocking),
+        status = crn_cuda_blas_status(blas->create(&x->blas), "cublasCreate");
+    if (status == 0)
+        status = crn_cuda_blas_status(blas->set_stream(x->blas, x->stream), "cublasSetStream");
+    if (status == 0)
+        status = crn_cuda_blas_status(blas->set_workspace(x->blas, x->allocation, bytes), "cublasSetWorkspace");
+    return status;
+}
+
+static int open_parts(struct crn_cuda_exec *x, size_t bytes, size_t for_blas)
+{
+    void *host = NULL;
+    int status = crn_cuda_status((int)cudaStreamCreateWithFlags(&x->stream, cudaStreamNonBlocking),
                                  "cudaStreamCreateWithFlags");
     if (status == 0)
         status = crn_cuda_status((int)cudaMalloc(&x->allocation, bytes), "cudaMalloc");
     if (status == 0)
         status = crn_cuda_status((int)cudaMallocHost(&host, FLAG_BYTES), "cudaMallocHost");
     x->bad_host = host;
-    if (status == 0)
-        status = crn_cuda_blas_status(blas->create(&x->blas), "cublasCreate");
-    if (status == 0)
-        status = crn_cuda_blas_status(blas->set_stream(x->blas, x->stream), "cublasSetStream");
-    if (status == 0)
-        status = crn_cuda_blas_status(blas->set_workspace(x->blas, x->allocation, blas_bytes(bytes)), "cublasSetWorkspace");
+    if (status == 0 && for_blas > 0)
+        status = open_blas(x, for_blas);
     if (status != 0)
         return status;
-    x->bad = (uint32_t *)(void *)((char *)x->allocation + blas_bytes(bytes));
+    x->bad = (uint32_t *)(void *)((char *)x->allocation + for_blas);
     status = crn_cuda_status((int)cudaMemsetAsync(x->bad, 0, FLAG_BYTES, x->stream), "cudaMemsetAsync");
     return status != 0 ? status : crn_cuda_status((int)cudaStreamSynchronize(x->stream), "cudaStreamSynchronize");
 }
 
 static const struct crn_exec_memory memory;
 
-int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_exec)
+static int exec_open(int device, size_t workspace_bytes, size_t for_blas, struct crn_exec *out_exec)
 {
-    if (workspace_bytes < CRN_CUDA_WORKSPACE_MIN)
-        return CAIRN_E_ARG;
     int status = crn_cuda_use(device);
     if (status != 0)
         return status;
@@ -68,16 +72,27 @@ int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_
         return -ENOMEM;
     x->device = device;
     struct crn_exec exec = { .stream = x };
-    status = open_parts(x, workspace_bytes);
+    status = open_parts(x, workspace_bytes, for_blas);
     if (status != 0) {
         crn_cuda_exec_close(&exec);
         return status;
     }
     exec.memory = &memory;
-    exec.workspace = (char *)x->allocation + blas_bytes(workspace_bytes) + FLAG_BYTES;
-    exec.workspace_bytes = workspace_bytes - blas_bytes(workspace_bytes) - FLAG_BYTES;
+    exec.workspace = (char *)x->allocation + for_blas + FLAG_BYTES;
+    exec.workspace_bytes = workspace_bytes - for_blas - FLAG_BYTES;
     *out_exec = exec;
     return 0;
+}
+
+int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_exec)
+{
+    return workspace_bytes < CRN_CUDA_WORKSPACE_MIN ? CAIRN_E_ARG
+                                                    : exec_open(device, workspace_bytes, blas_bytes(workspace_bytes), out_exec);
+}
+
+int crn_cuda_exec_open_plain(int device, size_t workspace_bytes, struct crn_exec *out_exec)
+{
+    return workspace_bytes < CRN_CUDA_WORKSPACE_MIN ? CAIRN_E_ARG : exec_open(device, workspace_bytes, 0, out_exec);
 }
 
 int crn_cuda_exec_sync(const struct crn_exec *exec)

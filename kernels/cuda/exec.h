@@ -17,6 +17,8 @@
 /* own     end with crn_cuda_exec_close
  * fails   NO_DEVICE, NOT_BUILT (no cuBLAS found), -ENOMEM, DEVICE_LOST, CAIRN_E_ARG for a workspace below the minimum */
 int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_exec);
+/* The same without cuBLAS, for who moves and converts only: products and attention answer CAIRN_E_ARG. */
+int crn_cuda_exec_open_plain(int device, size_t workspace_bytes, struct crn_exec *out_exec);
 /* Waits for everything queued. fails DEVICE_LOST: the process must not use the device again. */
 int crn_cuda_exec_sync(const struct crn_exec *exec);
 void crn_cuda_exec_close(struct crn_exec *exec); /* zeroed struct allowed */

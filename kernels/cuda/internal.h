@@ -52,9 +52,11 @@ struct crn_cuda_product {
 };
 int crn_cuda_multiply(const struct crn_cuda_exec *x, const struct crn_cuda_product *p);
 
-/* gemm.c, attention.c: operations of the table. */
+/* gemm.c, attention.c, checksum.c: operations of the table. */
 int crn_cuda_gemm(const struct crn_exec *e, const float *a, size_t m, const struct crn_matrix *w, float beta, float *out);
 int crn_cuda_attention(const struct crn_exec *e, const struct crn_attention *a, float *out);
 int crn_cuda_scores(const struct crn_exec *e, const struct crn_scores *s, float *out);
+int crn_cuda_checksum(const struct crn_exec *e, const void *data, size_t bytes, uint64_t *out_hash);
+int crn_cuda_largest(const struct crn_exec *e, const float *x, size_t n, float *out_max);
 
 #endif

@@ -63,6 +63,17 @@ struct crn_cuda_reduction {
 /* Adds the probabilities of a span's columns to out [n], or takes their maximum. */
 int crn_cuda_reduce(crn_cuda_stream s, const struct crn_cuda_columns *c, const struct crn_cuda_reduction *r, float *out);
 
+
+/* checksum.cu: XXH3's secret; sums [n][8] of n blocks of 1024 bytes; acc [8] through the chain of n blocks. */
+struct crn_cuda_xxh3 {
+    uint64_t word[24];
+};
+int crn_cuda_xxh3_sums(crn_cuda_stream s, const uint64_t *data, size_t n, const struct crn_cuda_xxh3 *keys, uint64_t *sums);
+int crn_cuda_xxh3_chain(crn_cuda_stream s, const uint64_t *sums, size_t n, const struct crn_cuda_xxh3 *keys, uint64_t *acc);
+/* Largest |x| of n >= 1 numbers to *out; partial: room for so many. */
+enum { CRN_CUDA_MAX_PARTS = 1024 };
+int crn_cuda_max_abs(crn_cuda_stream s, const float *x, size_t n, float *partial, float *out);
+
 #ifdef __cplusplus
 }
 #endif

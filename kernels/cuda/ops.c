@@ -157,4 +157,6 @@ const struct crn_kernel_ops crn_kernels_cuda = {
     .dequant_k = cuda_dequant_k,
     .dequant_rows = cuda_dequant_rows,
     .argmax = cuda_argmax,
+    .checksum = crn_cuda_checksum,
+    .max_abs = crn_cuda_largest,
 };

@@ -6,7 +6,9 @@
 #include "tests/support/run.h"
 
 #include "ipc/log.h"
+#include "kernels/cuda/exec.h"
 #include "kernels/kernels.h"
+#include "kernels/memory.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -222,6 +224,56 @@ START_TEST(topk_and_argmax_match)
 }
 END_TEST
 
+/* Around XXH3's own edges: 240, stripes of 64, blocks of 1024, and more blocks than one round has room for. */
+START_TEST(checksums_match_at_every_length)
+{
+    static const size_t lengths[] = { 0, 1, 16, 128, 240, 241, 255, 256, 257, 1023, 1024, 1025, 1088, 2047, 2048, 2049, 65536, 70001, 300007 };
+    struct rand r = seeded(_i);
+    size_t n = lengths[_i];
+    uint64_t want = 0, got = 1;
+    unsigned char *x = malloc(n + 1);
+    for (size_t i = 0; i < n; i++)
+        x[i] = (unsigned char)rand_below(&r, 256);
+    struct dev_buffer dx = dev_put(x, n, 0);
+    ck_assert_int_eq(ref->checksum(NULL, x, n, &want), 0);
+    ck_assert_int_eq(cuda->checksum(dev_exec(), dx.p, n, &got), 0);
+    ck_assert_uint_eq(want, got);
+    struct crn_exec narrow = *dev_exec();
+    narrow.workspace_bytes = 8 * 64; /* seven blocks a round */
+    ck_assert_int_eq(cuda->checksum(&narrow, dx.p, n, &got), 0);
+    ck_assert_uint_eq(want, got);
+    free(x);
+}
+END_TEST
+
+START_TEST(the_largest_magnitude_matches)
+{
+    struct rand r = seeded(_i);
+    size_t n = sizes[_i];
+    float *x = numbers(&r, n, 1.0f, 9), want = -1, got = -2;
+    struct dev_buffer dx = dev_put(x, n * 4, 4);
+    ck_assert_int_eq(ref->max_abs(NULL, x, n, &want), 0);
+    ck_assert_int_eq(cuda->max_abs(dev_exec(), dx.p, n, &got), 0);
+    ck_assert_mem_eq(&want, &got, sizeof want);
+    free(x);
+}
+END_TEST
+
+START_TEST(an_exec_without_cublas_moves_and_refuses_products)
+{
+    struct crn_exec plain = { 0 };
+    float x = 2, back = 0;
+    ck_assert_int_eq(crn_cuda_exec_open_plain(0, CRN_CUDA_WORKSPACE_MIN, &plain), 0);
+    struct dev_buffer dx = dev_put(&x, 4, 0), out = dev_put(NULL, 4, 0);
+    struct crn_matrix w = { dx.p, CRN_W_F32, 1, 1 };
+    ck_assert_int_eq(cuda->gemm(&plain, dx.p, 1, &w, 0, out.p), CAIRN_E_ARG);
+    ck_assert_int_eq(cuda->convert(&plain, dx.p, CAIRN_F32, 1, CAIRN_F32, out.p), 0);
+    ck_assert_int_eq(crn_memory_get(&plain, &back, out.p, 4), 0);
+    ck_assert(back == x);
+    crn_cuda_exec_close(&plain);
+}
+END_TEST
+
 START_TEST(only_nan_still_selects_the_lowest_indices)
 {
     float x[300];
@@ -290,6 +342,9 @@ int main(void)
         RUN_LOOP(gather_matches_and_refuses_wild_indices, N_SIZES),
         RUN_LOOP(topk_and_argmax_match, N_SIZES),
         RUN_TEST(only_nan_still_selects_the_lowest_indices),
+        RUN_LOOP(checksums_match_at_every_length, 19),
+        RUN_LOOP(the_largest_magnitude_matches, N_SIZES),
+        RUN_TEST(an_exec_without_cublas_moves_and_refuses_products),
         RUN_LOOP(int8_matches_bit_for_bit, N_SIZES),
         RUN_TEST(nothing_runs_without_an_exec),
     };
