@@ -48,7 +48,7 @@ NVCCFLAGS  = -std=c++17 -O3 -I. -Iipc -MMD -MP $(foreach a,$(CUDA_ARCH),-gencode
              -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics
 CUDA_LIBS  = $(if $(CUDA_ON),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt)
 CUDA_ONLY := $(wildcard ipc/cuda_*.c ipc/mem_cuda_*.c)
-CUDA_SEES := ipc/mem.c kernels/kernels.c $(wildcard broker/device.c tools/worker/device.c)
+CUDA_SEES := ipc/mem.c kernels/kernels.c broker/device.c $(wildcard tools/worker/device.c)
 CUDA_SRC  := $(wildcard kernels/cuda/*.c kernels/cuda/*.cu)
 EMU        = $(BUILD)/emu
 emu_obj    = $(patsubst %.c,$(EMU)/obj/%.o,$(patsubst %.cu,$(EMU)/obj/%.cu.o,$1))

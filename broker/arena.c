@@ -18,8 +18,8 @@ uint32_t crn_arena_granules(uint64_t bytes)
     return n == 0 ? 1u : (uint32_t)n;
 }
 
-int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, uint64_t bytes,
-                     struct crn_arena **out_arena)
+int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, int device,
+                     uint64_t bytes, struct crn_arena **out_arena)
 {
     static atomic_uint last_id;
     uint32_t n = crn_arena_granules(bytes);
@@ -30,7 +30,7 @@ int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, uin
         return -ENOMEM;
     int status = crn_extents_create(n, &arena->extents);
     if (status == 0)
-        status = ops->create((uint64_t)n * CRN_GRANULE_BYTES, -1, CRN_MEM_ARENA, &arena->mem);
+        status = ops->create((uint64_t)n * CRN_GRANULE_BYTES, device, CRN_MEM_ARENA, &arena->mem);
     if (status != 0) {
         crn_log(CRN_LOG_ERROR, "arena of %llu bytes: %s", (unsigned long long)bytes,
                 cairn_strerror(status));
@@ -46,7 +46,8 @@ int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, uin
 
 void crn_arena_destroy(struct crn_arena *arena)
 {
-    arena->mem.ops->destroy(&arena->mem);
+    if (arena->mem.ops->kind != CRN_MEM_CUDA_IPC) /* workers may have it open: it goes with the process */
+        arena->mem.ops->destroy(&arena->mem);
     crn_extents_destroy(arena->extents);
     free(arena);
 }

@@ -21,8 +21,9 @@ struct crn_arena {
 };
 
 /* bytes is rounded up to granules. own: end with crn_arena_destroy. fails -ENOMEM and the backend's codes */
-int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, uint64_t bytes,
-                     struct crn_arena **out_arena);
+/* device: ordinal of the device that ops is of, -1 for the host */
+int crn_arena_create(struct crn_space *space, const struct crn_mem_ops *ops, int device,
+                     uint64_t bytes, struct crn_arena **out_arena);
 void crn_arena_destroy(struct crn_arena *arena);
 /* Granules that hold so many bytes (at least one); 0 when no arena can be that large. */
 uint32_t crn_arena_granules(uint64_t bytes);

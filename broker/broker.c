@@ -30,6 +30,8 @@
 #define TICK_NS 100000000L
 #define SPARE_NS UINT64_C(10000000000) /* an idle landing zone is given back after that time */
 
+#define GRAVE_NS UINT64_C(1000000000)  /* a cuda-ipc zone is freed so long after its session ended */
+
 /* ---- events ---- */
 
 /* A session is made by HELLO, and only sessions watch their process. */
@@ -95,6 +97,7 @@ static void tick(struct crn_watch *watch, uint32_t events)
     for (struct crn_session *s = b->sessions.first; s != NULL; s = s->next)
         crn_session_flush(s);
     b->sweep_due = true; /* at the end of the turn: what is ready in this one must stay in place */
+    crn_landings_sweep(&b->landings, now > GRAVE_NS ? now - GRAVE_NS : 0);
     crn_tier_tick(b->tier);
     crn_dispatch_parked(b);
 }
@@ -188,6 +191,30 @@ static void raise_descriptor_limit(void)
         crn_log(CRN_LOG_WARN, "descriptor limit: %s", cairn_strerror(-errno));
 }
 
+/* What the configuration means by so many bytes: half of RAM, the default, becomes half of the device's memory. */
+static uint64_t memory_of(const struct crn_broker *b, uint64_t bytes)
+{
+    uint64_t half = crn_device_bytes(b->device) / 2;
+    if (half == 0 || !b->config->memory_default)
+        return bytes;
+    uint64_t mine = (uint64_t)((unsigned __int128)bytes * half / b->config->memory_bytes);
+    return mine > CRN_GRANULE_BYTES ? mine : CRN_GRANULE_BYTES;
+}
+
+static int open_device(struct crn_broker *b)
+{
+    const struct crn_config *c = b->config;
+    int status = crn_device_open(c->device, c->mem_kind, &b->device);
+    b->landings = (struct crn_landings){.mem = crn_device_mem(b->device),
+                                        .device = crn_device_ordinal(b->device),
+                                        .max_bytes = c->landing_max_bytes,
+                                        .limit_bytes = memory_of(b, c->memory_bytes)};
+    b->host_landings = b->landings;
+    b->host_landings.mem = &crn_mem_host;
+    b->host_landings.device = -1;
+    return status;
+}
+
 static int open_spaces(struct crn_broker *b)
 {
     b->spaces = calloc(b->config->n_spaces, sizeof *b->spaces);
@@ -195,13 +222,14 @@ static int open_spaces(struct crn_broker *b)
         return -ENOMEM;
     for (; b->n_spaces < b->config->n_spaces; b->n_spaces++) {
         const struct crn_config_space *c = &b->config->spaces[b->n_spaces];
+        uint64_t limit = memory_of(b, c->memory_bytes);
         struct crn_space_options options = {
             .name = c->name,
-            .limit_bytes = c->memory_bytes,
-            .arena_bytes = b->config->arena_bytes < c->memory_bytes ? b->config->arena_bytes
-                                                                    : c->memory_bytes,
+            .limit_bytes = limit,
+            .arena_bytes = b->config->arena_bytes < limit ? b->config->arena_bytes : limit,
             .first_generation = 1 + (b->boot & 0xffff),
-            .mem = b->mem,
+            .mem = crn_device_mem(b->device),
+            .device = b->device,
             .spill_int8 = b->config->spill_int8 || c->spill_int8};
         int status = crn_space_open(&options, &b->spaces[b->n_spaces]);
         if (status != 0)
@@ -243,6 +271,12 @@ static int open_tier(struct crn_broker *b)
     const struct crn_config *c = b->config;
     if (c->nvme.n_files == 0)
         return 0;
+    if (b->device != NULL) {
+        crn_log(CRN_LOG_WARN, "nvme is used with host memory only: it stays unused with device %s",
+                crn_device_name(b->device));
+        b->tier_status = CAIRN_E_UNSUPPORTED;
+        return 0;
+    }
     struct crn_tier_config config = {.store = c->nvme,
                                      .high_percent = (uint32_t)c->high_percent,
                                      .low_percent = (uint32_t)c->low_percent,
@@ -269,6 +303,8 @@ static int open_all(struct crn_broker *b)
     if (status == 0)
         status = open_sockets(b);
     if (status == 0)
+        status = open_device(b);
+    if (status == 0)
         status = open_spaces(b);
     if (status == 0)
         status = open_tier(b);
@@ -281,12 +317,8 @@ int crn_broker_open(const struct crn_config *config, struct crn_broker **out_bro
     if (b == NULL)
         return -ENOMEM;
     b->config = config;
-    b->mem = &crn_mem_host;
     b->started_ns = crn_now_ns();
     b->timer_watch.fd = b->signal_watch.fd = -1;
-    b->landings = (struct crn_landings){.mem = &crn_mem_host,
-                                        .max_bytes = config->landing_max_bytes,
-                                        .limit_bytes = config->memory_bytes};
     int status = open_all(b);
     if (status != 0) {
         crn_broker_close(b);
@@ -294,7 +326,8 @@ int crn_broker_open(const struct crn_config *config, struct crn_broker **out_bro
     }
     crn_log(CRN_LOG_INFO,
             "listening on %s: %u namespaces, %" PRIu64 " MiB, payloads in %s memory",
-            config->socket, b->n_spaces, config->memory_bytes >> 20, b->mem->name);
+            config->socket, b->n_spaces, memory_of(b, config->memory_bytes) >> 20,
+            crn_device_mem(b->device)->name);
     *out_broker = b;
     return 0;
 }
@@ -312,6 +345,8 @@ void crn_broker_close(struct crn_broker *b)
     for (uint32_t i = 0; i < b->n_spaces; i++)
         crn_space_close(&b->spaces[i]);
     free(b->spaces);
+    crn_landings_sweep(&b->landings, UINT64_MAX);
+    crn_device_close(b->device);
     if (b->timer_watch.fd >= 0)
         close(b->timer_watch.fd);
     if (b->signal_watch.fd >= 0)

@@ -4,6 +4,7 @@
 
 #include "broker/config.h"
 #include "broker/copier.h"
+#include "broker/device.h"
 #include "broker/landing.h"
 #include "broker/loop.h"
 #include "broker/session.h"
@@ -18,7 +19,7 @@ struct crn_fdserve;
 
 struct crn_broker {
     const struct crn_config *config;
-    const struct crn_mem_ops *mem;
+    struct crn_device *device; /* where payloads live; NULL: host memory */
     uint64_t boot; /* random number of this process */
     uint64_t started_ns;
     struct crn_loop *loop;
@@ -29,7 +30,8 @@ struct crn_broker {
     int tier_status;       /* why there is none although --nvme was given; 0 */
     struct crn_watch router_watch, copier_watch, timer_watch, signal_watch;
     struct crn_watch store_watch, catalog_watch;
-    struct crn_landings landings;
+    struct crn_landings landings;      /* in the memory of payloads */
+    struct crn_landings host_landings; /* with a device: for state maps */
     struct crn_space *spaces; /* [config->n_spaces], in the order of the configuration */
     uint32_t n_spaces;
     struct crn_sessions sessions;

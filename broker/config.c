@@ -37,8 +37,12 @@ struct setting {
 static const struct setting settings[CRN_SETTING_COUNT] = {
     {"socket", TEXT, AT(socket), 0, 0, NULL, "PATH",
      "where workers connect [$XDG_RUNTIME_DIR/cairn/cairn.sock, else /tmp/cairn-UID/cairn.sock]"},
+    {"device", TEXT, AT(device), 0, 0, "host", "host|cuda:N|auto",
+     "where payloads live: host memory, a GPU's, or a GPU's when one answers"},
+    {"mem-kind", TEXT, AT(mem_kind), 0, 0, "auto", "auto|cuda-vmm|cuda-ipc",
+     "how workers get at a GPU's memory; cuda-ipc lets them write it"},
     {"memory", SIZE, AT(memory_bytes), MIB, UINT64_C(1) << 46, NULL, "SIZE",
-     "limit of all arenas together [half of RAM]"},
+     "limit of all arenas together [half of RAM, or of the device's memory]"},
     {"arena-size", SIZE, AT(arena_bytes), 256 * KIB, UINT64_C(1) << 45, NULL, "SIZE",
      "size of one arena [the smaller of 1G and a namespace's share of memory]"},
     {"namespace", SPACE, AT(spaces), 0, 0, NULL, "NAME[:uid=N,...][:memory=SIZE][:spill-int8]",
@@ -68,7 +72,7 @@ static const struct setting settings[CRN_SETTING_COUNT] = {
      "print every setting and where it came from, then exit"},
 };
 
-enum { ROW_SOCKET = 0, ROW_MEMORY, ROW_ARENA, ROW_SPACE, ROW_WRITE_THROUGH = 11, ROW_SPILL_INT8, ROW_FILE = 15 };
+enum { ROW_SOCKET = 0, ROW_DEVICE, ROW_MEM_KIND, ROW_MEMORY, ROW_ARENA, ROW_SPACE, ROW_WRITE_THROUGH = 13, ROW_SPILL_INT8, ROW_FILE = 17 };
 
 /* Where a value is being read from, for messages. */
 struct reader {
@@ -496,9 +500,26 @@ static int share_memory(struct crn_config *c, FILE *errors)
     return 0;
 }
 
+static int check_device(const struct crn_config *c, FILE *errors)
+{
+    static const char *const kinds[] = {"auto", "cuda-vmm", "cuda-ipc"};
+    const char *d = c->device;
+    bool numbered = strncmp(d, "cuda:", 5) == 0 && d[5] != '\0' && strspn(d + 5, "0123456789") == strlen(d + 5);
+    if (!numbered && strcmp(d, "host") != 0 && strcmp(d, "auto") != 0)
+        return refuse(errors, "device: `%s` is not host, auto or cuda:N", d);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(c->mem_kind, kinds[i]) == 0)
+            return 0;
+    }
+    return refuse(errors, "mem-kind: `%s` is not auto, cuda-vmm or cuda-ipc", c->mem_kind);
+}
+
 static int finish(struct crn_config *c, FILE *errors)
 {
-    int status = share_memory(c, errors);
+    c->memory_default = c->source[ROW_MEMORY] == CRN_FROM_DEFAULT;
+    int status = check_device(c, errors);
+    if (status == 0)
+        status = share_memory(c, errors);
     if (status != 0)
         return status;
     if (c->arena_bytes == 0)
@@ -531,6 +552,8 @@ int crn_config_load(int argc, char *const argv[], FILE *errors, struct crn_confi
 void crn_config_free(struct crn_config *config)
 {
     free(config->socket);
+    free(config->device);
+    free(config->mem_kind);
     free(config->file);
     for (uint32_t i = 0; i < config->nvme.n_files; i++)
         free((char *)(uintptr_t)config->nvme.files[i].path);

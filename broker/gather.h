@@ -31,7 +31,8 @@ struct crn_gather_state {
     uint32_t src_dtype, dst_dtype;
     uint32_t hidden;
     uint32_t n;              /* kept rows */
-    const void *rows;        /* of the source */
+    uint32_t n_rows;         /* of the source */
+    const void *rows;
     const uint16_t *scale;   /* int8 source */
     const int32_t *pos;
     const uint32_t *index;   /* NULL: the first n rows */

@@ -139,6 +139,7 @@ struct check { /* one payload, copied for the copy thread */
     const void *at; /* NULL: only on NVMe */
     struct crn_place place;
     uint64_t bytes, checksum;
+    bool on_device;
 };
 
 struct verify_job {
@@ -153,6 +154,15 @@ struct verify_job {
     struct check checks[];
 };
 
+/* Of the payload in memory; a device that does not answer has no good bytes. */
+static uint64_t sum_of(const struct verify_job *j, const struct check *c)
+{
+    uint64_t sum = ~c->checksum;
+    if (!c->on_device)
+        return crn_hash64(c->at, c->bytes);
+    return crn_device_checksum(j->broker->device, c->at, c->bytes, &sum) == 0 ? sum : ~c->checksum;
+}
+
 static int run_verify(struct crn_job *job)
 {
     struct verify_job *j = (struct verify_job *)job;
@@ -160,7 +170,7 @@ static int run_verify(struct crn_job *job)
         const struct check *c = &j->checks[i];
         j->result.payloads++;
         j->result.bytes += c->bytes;
-        j->result.bad += c->at != NULL && crn_hash64(c->at, c->bytes) != c->checksum;
+        j->result.bad += c->at != NULL && sum_of(j, c) != c->checksum;
         j->result.bad += c->place.bytes > 0 && crn_store_check(j->store, &c->place, c->bytes, c->checksum) != 0;
     }
     return 0;
@@ -198,7 +208,8 @@ static void add_check(void *ctx, struct crn_payload *p)
     bool here = p->state == CRN_RESIDENT || p->state == CRN_SPILLING;
     bool there = p->place.bytes > 0 && p->state != CRN_SPILLING;
     j->checks[j->n++] = (struct check){here ? crn_payload_at(p) : NULL,
-                                       there ? p->place : (struct crn_place){0}, p->bytes, p->checksum};
+                                       there ? p->place : (struct crn_place){0}, p->bytes, p->checksum,
+                                       here && !p->arena->mem.ops->cpu_visible};
 }
 
 static int start_verify(struct crn_call *call, struct crn_entry *e, uint64_t next)

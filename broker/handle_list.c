@@ -122,10 +122,20 @@ static void list_models(const struct crn_session *self, uint64_t cursor, struct 
     }
 }
 
+static const struct crn_arena *next_arena(const struct crn_space *space, const struct crn_arena *a, int *on_side)
+{
+    const struct crn_arena *next = a != NULL ? a->next : space->arenas;
+    if (next != NULL || *on_side)
+        return next;
+    *on_side = 1;
+    return space->side;
+}
+
 static void list_arenas(const struct crn_session *self, uint64_t cursor, struct page *page)
 {
     uint64_t seen = 0;
-    for (const struct crn_arena *a = self->space->arenas; a != NULL; a = a->next) {
+    int on_side = 0;
+    for (const struct crn_arena *a = NULL; (a = next_arena(self->space, a, &on_side)) != NULL;) {
         if (seen++ < cursor)
             continue;
         struct crn_extents_view view = crn_extents_view(a->extents);

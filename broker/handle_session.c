@@ -76,7 +76,8 @@ static void fill_welcome(struct crn_call *call)
 {
     struct crn_session *s = call->session;
     struct crn_msg_welcome *w = &call->out.welcome;
-    const struct crn_mem_ops *mem = call->broker->mem;
+    const struct crn_mem_ops *mem = crn_device_mem(call->broker->device);
+    const char *device = crn_device_name(call->broker->device);
     w->proto = CRN_PROTO_MAX;
     w->caps = CRN_CAP_RESTORE | (s->space->tier != NULL ? (uint64_t)CRN_CAP_NVME : 0);
     w->session = s->id;
@@ -87,7 +88,7 @@ static void fill_welcome(struct crn_call *call)
     w->max_entry_bytes = s->space->options.limit_bytes;
     w->heartbeat_ms = call->broker->config->lease_ttl_ms / 3;
     w->mem_kind = (struct crn_bytes){mem->name, (uint32_t)strlen(mem->name)};
-    w->device = w->mem_kind;
+    w->device = (struct crn_bytes){device, (uint32_t)strlen(device)};
     w->version = (struct crn_bytes){CAIRN_VERSION, sizeof CAIRN_VERSION - 1};
 }
 
@@ -135,7 +136,7 @@ int crn_handle_alive(struct crn_call *call)
 int crn_handle_landing(struct crn_call *call)
 {
     struct crn_landing *landing;
-    int status = crn_session_add_landing(call->session, call->in->landing.put_bytes, &landing);
+    int status = crn_session_add_host_landing(call->session, call->in->landing.put_bytes, &landing);
     if (status != 0)
         return crn_call_fail(call, status, "landing zone for %llu bytes: %s",
                              (unsigned long long)call->in->landing.put_bytes,

@@ -65,11 +65,12 @@ int crn_handle_stat(struct crn_call *call)
     add_sessions(b, space, stats);
     add_memory(space, stats);
     crn_tier_gauges(space, stats);
-    int n = snprintf(notes, 256, "payload memory: %s\ncopy threads: %llu", b->mem->name,
+    int n = snprintf(notes, 256, "payload memory: %s\ncopy threads: %llu", crn_device_mem(b->device)->name,
                      (unsigned long long)b->config->copy_threads);
     struct crn_msg_stats *out = &call->out.stats;
     out->counters = (struct crn_bytes){stats->v, sizeof stats->v};
-    out->device = (struct crn_bytes){b->mem->name, (uint32_t)strlen(b->mem->name)};
+    const char *device = crn_device_name(b->device);
+    out->device = (struct crn_bytes){device, (uint32_t)strlen(device)};
     char *io = (char *)call->scratch[2];
     out->io = (struct crn_bytes){io, (uint32_t)io_text(b, io, 120)};
     out->version = (struct crn_bytes){CAIRN_VERSION, sizeof CAIRN_VERSION - 1};

@@ -2,6 +2,8 @@
  * read it once, into memory of the broker (put.c). */
 #include "broker/landing.h"
 
+#include "ipc/chan.h"
+
 #include <errno.h>
 #include <stdlib.h>
 
@@ -22,7 +24,7 @@ int crn_landing_create(struct crn_landings *all, uint64_t bytes, struct crn_land
     struct crn_landing *l = calloc(1, sizeof *l);
     if (l == NULL)
         return -ENOMEM;
-    int status = all->mem->create(bytes, -1, CRN_MEM_LANDING, &l->mem);
+    int status = all->mem->create(bytes, all->device, CRN_MEM_LANDING, &l->mem);
     if (status != 0) {
         free(l);
         return status;
@@ -41,11 +43,36 @@ struct crn_landing *crn_landing_hold(struct crn_landing *landing)
     return landing;
 }
 
+static void destroy(struct crn_landing *landing)
+{
+    landing->all->bytes -= landing->mem.bytes;
+    landing->mem.ops->destroy(&landing->mem);
+    free(landing);
+}
+
 void crn_landing_drop(struct crn_landing *landing)
 {
     if (landing == NULL || --landing->refs > 0)
         return;
-    landing->all->bytes -= landing->mem.bytes;
-    landing->mem.ops->destroy(&landing->mem);
-    free(landing);
+    if (landing->mem.ops->kind != CRN_MEM_CUDA_IPC) {
+        destroy(landing);
+        return;
+    }
+    landing->ended_ns = crn_now_ns();
+    landing->next = landing->all->graves;
+    landing->all->graves = landing;
+}
+
+void crn_landings_sweep(struct crn_landings *all, uint64_t before_ns)
+{
+    struct crn_landing **at = &all->graves;
+    while (*at != NULL) {
+        struct crn_landing *l = *at;
+        if (l->ended_ns >= before_ns) {
+            at = &l->next;
+            continue;
+        }
+        *at = l->next;
+        destroy(l);
+    }
 }

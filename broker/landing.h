@@ -14,12 +14,15 @@ struct crn_landing {
     struct crn_landings *all;
     uint64_t id;
     uint32_t refs;
+    uint64_t ended_ns; /* in graves */
     struct crn_mem mem;
 };
 
 /* All zones of the broker. */
 struct crn_landings {
     const struct crn_mem_ops *mem;
+    int device;           /* ordinal that mem is of; -1: host */
+    struct crn_landing *graves; /* cuda-ipc zones that their worker may still have open */
     uint64_t max_bytes;   /* of one */
     uint64_t limit_bytes; /* of all together */
     uint64_t bytes;       /* now */
@@ -32,5 +35,7 @@ uint64_t crn_landing_bytes(const struct crn_landings *all, uint64_t put_bytes);
 int crn_landing_create(struct crn_landings *all, uint64_t bytes, struct crn_landing **out_landing);
 struct crn_landing *crn_landing_hold(struct crn_landing *landing);
 void crn_landing_drop(struct crn_landing *landing); /* NULL allowed */
+/* Frees zones that ended before that time: cudaFree must not overtake the worker's closing. UINT64_MAX: all. */
+void crn_landings_sweep(struct crn_landings *all, uint64_t before_ns);
 
 #endif

@@ -15,7 +15,9 @@ int crn_payload_create(struct crn_space *space, const struct crn_payload_spec *s
     struct crn_payload *p = calloc(1, sizeof *p + spec->n_counts * sizeof *p->counts);
     if (p == NULL)
         return -ENOMEM;
-    int status = crn_space_alloc(space, spec->bytes, &p->arena, &p->extent);
+    bool read_here = spec->kind == CRN_PAYLOAD_TOKENS || spec->kind == CRN_PAYLOAD_BLOB;
+    int status = read_here ? crn_space_alloc_side(space, spec->bytes, &p->arena, &p->extent)
+                           : crn_space_alloc(space, spec->bytes, &p->arena, &p->extent);
     if (status != 0) {
         free(p);
         return status;

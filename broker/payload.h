@@ -58,7 +58,8 @@ int crn_payload_create(struct crn_space *space, const struct crn_payload_spec *s
 struct crn_payload *crn_payload_hold(struct crn_payload *p);
 void crn_payload_drop(struct crn_payload *p); /* NULL allowed */
 
-/* Where its bytes are (arena memory the CPU can see); it must be in memory. */
+/* Where its bytes are; it must be in memory. Tokens and state maps are for the CPU to read; other payloads only when arenas are
+ * host memory (broker/device.h). */
 void *crn_payload_at(const struct crn_payload *p);
 /* Kept rows of a head. */
 uint32_t crn_payload_rows(const struct crn_payload *p, uint32_t head);

@@ -26,6 +26,7 @@ struct put_job {
     struct crn_payload *payload;   /* being written; of the draft's body. Loop thread */
     struct crn_landing *landing;   /* held */
     struct crn_body *source_body;  /* held; NULL: the source is the landing zone */
+    struct crn_device *device;     /* zone, source and out are its memory, except for tokens; NULL: the host's */
     /* what the copy thread needs, all of it copied */
     struct crn_msg_put msg;
     struct cairn_shape shape;
@@ -261,9 +262,22 @@ static int plan(struct put_job *j)
 
 /* ---- copy thread ---- */
 
+/* The zone's bytes, read once. */
+static int read_zone(struct put_job *j, uint64_t off, uint64_t bytes, void *to)
+{
+    int status = 0;
+    if (j->device == NULL)
+        memcpy(to, j->zone + off, bytes);
+    else if (bytes > 0)
+        status = crn_device_read(j->device, j->zone + off, bytes, to);
+    return status == 0 ? 0 : FAIL(j, status, "reading the landing zone: %s", cairn_strerror(status));
+}
+
 static int copy_tokens(struct put_job *j)
 {
-    memcpy(j->out, j->zone + j->msg.off, j->out_bytes);
+    int status = read_zone(j, j->msg.off, j->out_bytes, j->out);
+    if (status != 0)
+        return status;
     const int32_t *tokens = (const int32_t *)(const void *)j->out; /* ours now */
     for (uint64_t i = 0; i < j->out_bytes / sizeof *tokens; i++) {
         if (tokens[i] < 0)
@@ -303,9 +317,11 @@ static int take_lists(struct put_job *j, uint32_t **out_lists, const int32_t **o
     if (lists == NULL)
         return FAIL(j, -ENOMEM, "no memory for the index lists");
     int32_t *pos = (int32_t *)(lists + n_index);
-    memcpy(lists, j->zone + (n_index > 0 ? j->msg.index_off : 0), n_index * sizeof *lists);
-    memcpy(pos, j->zone + (n_pos > 0 ? j->msg.pos_off : 0), n_pos * sizeof *pos);
-    int status = check_positions(j, pos, (uint32_t)n_pos);
+    int status = read_zone(j, n_index > 0 ? j->msg.index_off : 0, n_index * sizeof *lists, lists);
+    if (status == 0)
+        status = read_zone(j, n_pos > 0 ? j->msg.pos_off : 0, n_pos * sizeof *pos, pos);
+    if (status == 0)
+        status = check_positions(j, pos, (uint32_t)n_pos);
     const uint32_t *at = lists;
     for (uint32_t h = 0; n_index > 0 && status == 0 && h < (j->shared_index ? 1u : j->n_heads);
          h++) {
@@ -344,7 +360,8 @@ static int source_heads(const struct put_job *j, const int32_t *pos,
     return 0;
 }
 
-static int copy_kv(struct put_job *j, const uint32_t *lists, const int32_t *pos)
+static int copy_kv(struct put_job *j, const uint32_t *lists, const int32_t *pos,
+                   const struct crn_device_lists *all)
 {
     struct crn_gather_head heads[CAIRN_MAX_KV_HEADS];
     int status = source_heads(j, pos, heads);
@@ -357,8 +374,10 @@ static int copy_kv(struct put_job *j, const uint32_t *lists, const int32_t *pos)
     struct crn_gather_kv g = {.src_dtype = j->src_dtype,
                               .dst = kv_spec(j),
                               .heads = heads,
-                              .out = j->out,
-                              .sum = crn_hash64_begin()};
+                              .out = j->out};
+    if (j->device != NULL)
+        return crn_device_gather_kv(j->device, &g, all, &j->checksum);
+    g.sum = crn_hash64_begin();
     if (g.sum == NULL)
         return -ENOMEM;
     status = crn_gather_kv(&g);
@@ -366,12 +385,14 @@ static int copy_kv(struct put_job *j, const uint32_t *lists, const int32_t *pos)
     return status;
 }
 
-static int copy_state(struct put_job *j, const uint32_t *lists, const int32_t *pos)
+static int copy_state(struct put_job *j, const uint32_t *lists, const int32_t *pos,
+                      const struct crn_device_lists *all)
 {
     struct crn_gather_state g = {.src_dtype = j->src_dtype,
                                  .dst_dtype = j->dst_dtype,
                                  .hidden = j->shape.hidden,
                                  .n = j->counts[0],
+                                 .n_rows = j->src_rows[0],
                                  .rows = j->zone + j->msg.off,
                                  .pos = pos,
                                  .index = j->has_index ? lists : NULL,
@@ -387,7 +408,12 @@ static int copy_state(struct put_job *j, const uint32_t *lists, const int32_t *p
         g.scale = (const uint16_t *)(const void *)(j->source + parts.scale);
         g.pos = (const int32_t *)(const void *)(j->source + parts.pos);
     }
-    return crn_gather_state(&g, &j->dst_dtype);
+    if (j->device != NULL)
+        return crn_device_gather_state(j->device, &g, all, &j->dst_dtype, &j->checksum);
+    int status = crn_gather_state(&g, &j->dst_dtype);
+    if (status == 0)
+        j->checksum = crn_hash64(j->out, j->out_bytes);
+    return status;
 }
 
 static int copy_rows(struct put_job *j)
@@ -397,7 +423,9 @@ static int copy_rows(struct put_job *j)
     int status = take_lists(j, &lists, &pos);
     if (status != 0)
         return status;
-    status = j->msg.kind == CRN_PAYLOAD_KV ? copy_kv(j, lists, pos) : copy_state(j, lists, pos);
+    struct crn_device_lists all = {lists, (j->has_index ? list_rows(j) : 0) + (j->source == NULL ? j->msg.rows : 0)};
+    status = j->msg.kind == CRN_PAYLOAD_KV ? copy_kv(j, lists, pos, &all)
+                                           : copy_state(j, lists, pos, &all);
     free(lists);
     return status;
 }
@@ -406,7 +434,7 @@ static int run(struct crn_job *job)
 {
     struct put_job *j = (struct put_job *)job;
     int status = j->msg.kind == CRN_PAYLOAD_TOKENS ? copy_tokens(j) : copy_rows(j);
-    if (status == 0 && j->msg.kind != CRN_PAYLOAD_KV)
+    if (status == 0 && j->msg.kind == CRN_PAYLOAD_TOKENS)
         j->checksum = crn_hash64(j->out, j->out_bytes);
     return status;
 }
@@ -494,6 +522,7 @@ int crn_put_start(struct crn_draft *draft, const struct crn_msg_put *msg, char *
     j->msg = *msg;
     j->shape = draft->producer->shape;
     j->zone = draft->landing->mem.base;
+    j->device = draft->broker->device;
     j->first_pos = draft->start;
     j->end_pos = draft->start + draft->n_tokens;
     int status = plan(j);

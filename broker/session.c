@@ -144,6 +144,27 @@ static void drop_spare(struct crn_session *s)
     s->spare = NULL;
 }
 
+static void drop_retired(struct crn_session *s)
+{
+    while (s->retired != NULL) {
+        struct crn_landing *l = s->retired;
+        s->retired = l->next;
+        crn_landing_drop(l);
+    }
+}
+
+/* A retired zone that is large enough; NULL. */
+static struct crn_landing *take_retired(struct crn_session *s, uint64_t bytes)
+{
+    struct crn_landing **at = &s->retired;
+    while (*at != NULL && (*at)->mem.bytes < bytes)
+        at = &(*at)->next;
+    struct crn_landing *l = *at;
+    if (l != NULL)
+        *at = l->next;
+    return l;
+}
+
 static void count_end(const struct crn_session *s, uint32_t leases)
 {
     if (s->said_bye || s->broker->stopping)
@@ -165,6 +186,7 @@ static void crn_session_reap(struct crn_session *s)
     while (s->landings != NULL)
         crn_session_end_landing(s, s->landings);
     drop_spare(s);
+    drop_retired(s);
     drop_queue(s);
     drop_parked(s);
     if (s->peer.pidfd >= 0) {
@@ -261,19 +283,18 @@ void crn_session_send_error(struct crn_session *s, uint64_t request, int code, c
 
 /* ---- landing zones ---- */
 
-int crn_session_add_landing(struct crn_session *s, uint64_t put_bytes,
-                            struct crn_landing **out_landing)
+static int add_landing(struct crn_session *s, struct crn_landings *all, uint64_t put_bytes,
+                       struct crn_landing **out_landing)
 {
-    struct crn_landings *all = &s->broker->landings;
     uint64_t bytes = crn_landing_bytes(all, put_bytes);
     if (bytes == 0)
         return CAIRN_E_TOO_BIG;
     if (s->n_landings == CRN_SESSION_LANDINGS)
         return CAIRN_E_FULL;
     struct crn_landing *landing = s->spare;
-    if (landing != NULL && landing->mem.bytes >= bytes) {
+    if (landing != NULL && landing->all == all && landing->mem.bytes >= bytes) {
         s->spare = NULL;
-    } else {
+    } else if (all != &s->broker->landings || (landing = take_retired(s, bytes)) == NULL) {
         drop_spare(s);
         int status = crn_landing_create(all, bytes, &landing);
         if (status == CAIRN_E_FULL) {
@@ -288,6 +309,19 @@ int crn_session_add_landing(struct crn_session *s, uint64_t put_bytes,
     s->n_landings++;
     *out_landing = landing;
     return 0;
+}
+
+int crn_session_add_landing(struct crn_session *s, uint64_t put_bytes,
+                            struct crn_landing **out_landing)
+{
+    return add_landing(s, &s->broker->landings, put_bytes, out_landing);
+}
+
+int crn_session_add_host_landing(struct crn_session *s, uint64_t put_bytes,
+                                 struct crn_landing **out_landing)
+{
+    struct crn_broker *b = s->broker;
+    return add_landing(s, b->device == NULL ? &b->landings : &b->host_landings, put_bytes, out_landing);
 }
 
 struct crn_landing *crn_session_landing(const struct crn_session *s, uint64_t id)
@@ -305,6 +339,11 @@ void crn_session_end_landing(struct crn_session *s, struct crn_landing *landing)
         at = &(*at)->next;
     *at = landing->next;
     s->n_landings--;
+    if (landing->mem.ops->kind == CRN_MEM_CUDA_IPC && landing->refs == 1) {
+        landing->next = s->retired;
+        s->retired = landing;
+        return;
+    }
     if (s->spare != NULL || landing->refs > 1) {
         crn_landing_drop(landing);
         return;

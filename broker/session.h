@@ -61,6 +61,7 @@ struct crn_session {
     uint32_t n_landings;
     struct crn_landing *spare; /* of the last draft: the next one takes it over; NULL */
     uint64_t spare_ns;         /* when it became idle */
+    struct crn_landing *retired; /* cuda-ipc: idle, not freed while the worker may have them open */
     struct crn_outgoing *queue, **queue_end;
     uint32_t n_queue;
     struct crn_parked *parked, **parked_end; /* in the order they came (dispatch.c) */
@@ -112,6 +113,9 @@ void crn_session_flush(struct crn_session *session);
  * fails   CAIRN_E_TOO_BIG (put beyond --landing-max), CAIRN_E_FULL, -ENOMEM */
 int crn_session_add_landing(struct crn_session *session, uint64_t put_bytes,
                             struct crn_landing **out_landing);
+/* The same in memory that the CPU reads: for state maps. */
+int crn_session_add_host_landing(struct crn_session *session, uint64_t put_bytes,
+                                 struct crn_landing **out_landing);
 struct crn_landing *crn_session_landing(const struct crn_session *session, uint64_t id);
 void crn_session_end_landing(struct crn_session *session, struct crn_landing *landing);
 /* Gives back spare zones that are idle since before_ns; all of them with UINT64_MAX. */

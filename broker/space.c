@@ -5,6 +5,7 @@
  * First detector of "full": the one log line about it is written here, at most one a second. */
 #include "broker/space.h"
 
+#include "broker/device.h"
 #include "broker/tier.h"
 
 #include "ipc/chan.h"
@@ -16,10 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SIDE_ARENA_BYTES (UINT64_C(4) << 20)
+
 static int add_arena(struct crn_space *space, uint64_t bytes)
 {
     struct crn_arena *arena;
-    int status = crn_arena_create(space, space->options.mem, bytes, &arena);
+    int status = crn_arena_create(space, space->options.mem, crn_device_ordinal(space->options.device), bytes, &arena);
     if (status != 0)
         return status;
     arena->next = space->arenas;
@@ -60,6 +63,11 @@ void crn_space_close(struct crn_space *space)
         space->arenas = arena->next;
         crn_arena_destroy(arena);
     }
+    while (space->side != NULL) {
+        struct crn_arena *arena = space->side;
+        space->side = arena->next;
+        crn_arena_destroy(arena);
+    }
     while (space->models != NULL) {
         struct crn_model *model = space->models;
         space->models = model->next;
@@ -67,10 +75,10 @@ void crn_space_close(struct crn_space *space)
     }
 }
 
-static int alloc_in_arenas(struct crn_space *space, uint32_t n, struct crn_arena **out_arena,
-                           struct crn_extent *out_extent)
+static int alloc_in(struct crn_space *space, struct crn_arena *first, uint32_t n, struct crn_arena **out_arena,
+                    struct crn_extent *out_extent)
 {
-    for (struct crn_arena *a = space->arenas; a != NULL; a = a->next) {
+    for (struct crn_arena *a = first; a != NULL; a = a->next) {
         if (crn_extents_alloc(a->extents, n, out_extent) == 0) {
             space->used_bytes += (uint64_t)n * CRN_GRANULE_BYTES;
             *out_arena = a;
@@ -78,6 +86,43 @@ static int alloc_in_arenas(struct crn_space *space, uint32_t n, struct crn_arena
         }
     }
     return CAIRN_E_FULL;
+}
+
+static int alloc_in_arenas(struct crn_space *space, uint32_t n, struct crn_arena **out_arena,
+                           struct crn_extent *out_extent)
+{
+    return alloc_in(space, space->arenas, n, out_arena, out_extent);
+}
+
+static int grow_side(struct crn_space *space, uint64_t need)
+{
+    struct crn_arena *arena;
+    uint64_t bytes = need > SIDE_ARENA_BYTES ? need : SIDE_ARENA_BYTES;
+    if (bytes > space->options.limit_bytes || space->side_bytes > space->options.limit_bytes - bytes)
+        return CAIRN_E_FULL;
+    int status = crn_arena_create(space, &crn_mem_host, -1, bytes, &arena);
+    if (status != 0)
+        return status;
+    arena->next = space->side;
+    space->side = arena;
+    space->side_bytes += arena->mem.bytes;
+    return 0;
+}
+
+int crn_space_alloc_side(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                         struct crn_extent *out_extent)
+{
+    uint32_t n = crn_arena_granules(bytes);
+    if (space->options.mem->cpu_visible)
+        return crn_space_alloc(space, bytes, out_arena, out_extent);
+    if (n == 0)
+        return CAIRN_E_TOO_BIG;
+    int status = alloc_in(space, space->side, n, out_arena, out_extent);
+    if (status == CAIRN_E_FULL)
+        status = grow_side(space, (uint64_t)n * CRN_GRANULE_BYTES);
+    else
+        return status;
+    return status != 0 ? status : alloc_in(space, space->side, n, out_arena, out_extent);
 }
 
 /* One more arena for a payload of so many bytes, as large as usual or as needed, within the limit. */
@@ -169,10 +214,14 @@ void crn_space_free(struct crn_arena *arena, const struct crn_extent *extent)
 
 struct crn_arena *crn_space_arena(const struct crn_space *space, uint64_t id)
 {
-    struct crn_arena *a = space->arenas;
-    while (a != NULL && a->id != id)
-        a = a->next;
-    return a;
+    const struct crn_arena *const lists[] = {space->arenas, space->side};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        for (const struct crn_arena *a = lists[i]; a != NULL; a = a->next) {
+            if (a->id == id)
+                return (struct crn_arena *)(uintptr_t)a;
+        }
+    }
+    return NULL;
 }
 
 static bool same_digest(const struct cairn_digest *a, const struct cairn_digest *b)

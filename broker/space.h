@@ -29,6 +29,7 @@ struct crn_space_options {
     uint64_t first_generation;
     const struct crn_mem_ops *mem;
     bool spill_int8; /* of all its entries */
+    struct crn_device *device; /* that mem is of; NULL: the host's */
 };
 
 struct crn_tier;
@@ -36,6 +37,8 @@ struct crn_tier;
 struct crn_space {
     struct crn_space_options options;
     struct crn_arena *arenas;
+    struct crn_arena *side; /* host memory, for what the CPU must read, when arenas are a device's */
+    uint64_t side_bytes;
     uint64_t arena_bytes;   /* all arenas together */
     uint64_t used_bytes;    /* extents in use */
     uint64_t payload_bytes; /* before rounding to granules */
@@ -57,6 +60,10 @@ void crn_space_close(struct crn_space *space);
  * fails   CAIRN_E_FULL when eviction found nothing, -EAGAIN when the tier below is making room, CAIRN_E_TOO_BIG, -ENOMEM */
 int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
                     struct crn_extent *out_extent);
+/* Room that the CPU can read: tokens and state maps. With host arenas the same; else in arenas on the side, which nobody is
+ * evicted for and which may become as large as the others together. */
+int crn_space_alloc_side(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                         struct crn_extent *out_extent);
 /* The same without dropping anything to make room. */
 int crn_space_alloc_plain(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
                           struct crn_extent *out_extent);
