@@ -48,7 +48,7 @@ NVCCFLAGS  = -std=c++17 -O3 -I. -Iipc -MMD -MP $(foreach a,$(CUDA_ARCH),-gencode
              -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics
 CUDA_LIBS  = $(if $(CUDA_ON),-L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt)
 CUDA_ONLY := $(wildcard ipc/cuda_*.c ipc/mem_cuda_*.c)
-CUDA_SEES := ipc/mem.c kernels/kernels.c broker/device.c $(wildcard tools/worker/device.c)
+CUDA_SEES := ipc/mem.c kernels/kernels.c broker/device.c tools/worker/device.c
 CUDA_SRC  := $(wildcard kernels/cuda/*.c kernels/cuda/*.cu)
 EMU        = $(BUILD)/emu
 emu_obj    = $(patsubst %.c,$(EMU)/obj/%.o,$(patsubst %.cu,$(EMU)/obj/%.cu.o,$1))
@@ -160,13 +160,13 @@ $(BINDIR)/cairn-profiler: $(BUILD)/obj/tools/profile/main.o $(A_PROFILE) $(A_WOR
 	$(call link,$(LIBS_PROFILE) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 
 EMULIBS = -rdynamic -ldl
-$(EMU)/bin/cairnd: $(BUILD)/obj/broker/main.o $(EMU_OBJ) $(A_BROKER) $(A_KERNELS) $(A_IPC)
+$(EMU)/bin/cairnd: $(BUILD)/obj/broker/main.o $(filter-out %/tools/worker/device.o,$(EMU_OBJ)) $(A_BROKER) $(A_KERNELS) $(A_IPC)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_KERNELS) $(LIBS_IPC))
 $(EMU)/bin/cairn: $(BINDIR)/cairn
 	@mkdir -p $(@D) && ln -sf ../../bin/cairn $@
 $(EMU)/bin/cairn-profiler: $(BINDIR)/cairn-profiler
 	@mkdir -p $(@D) && ln -sf ../../bin/cairn-profiler $@
-$(EMU)/bin/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(EMU_OBJ) $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
+$(EMU)/bin/cairn-worker: $(BUILD)/obj/tools/worker/main.o $(filter-out %/broker/device.o,$(EMU_OBJ)) $(A_WORKER) $(A_TOOLS) $(A_CAIRN) $(A_KERNELS) $(A_IPC)
 	$(call link,$(EMULIBS) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 TEST_LIBS = $(A_SUPPORT) $(if $(PROFILE_OBJ),$(A_PROFILE)) $(if $(TOOLS_OBJ),$(A_TOOLS)) $(if $(WORKER_OBJ),$(A_WORKER)) $(if $(BROKER_OBJ),$(A_BROKER)) \
             $(if $(CLIENT_OBJ),$(A_CAIRN)) $(if $(KERNELS_OBJ),$(A_KERNELS)) $(A_IPC)

@@ -88,8 +88,15 @@ struct cairn_options {
     struct cairn_digest model;  /* zero: a tool that attaches and publishes nothing */
     struct cairn_digest family;
     struct cairn_shape shape;
+    uint32_t memory;            /* CAIRN_MEMORY_*: what the engine reads and writes */
+    uint32_t device;            /* CAIRN_MEMORY_DEVICE: the CUDA ordinal that the engine computes on */
 };
-#define CAIRN_OPTIONS_INIT { sizeof(struct cairn_options), 0, 0, 0, { { 0 } }, { { 0 } }, { 0, 0, 0, 0 } }
+#define CAIRN_OPTIONS_INIT { sizeof(struct cairn_options), 0, 0, 0, { { 0 } }, { { 0 } }, { 0, 0, 0, 0 }, 0, 0 }
+/* HOST: everything is memory of the CPU; a broker with payloads on a GPU has nothing for this client (CAIRN_E_UNSUPPORTED).
+ * DEVICE: K, V, scales and state rows, in views and in puts, are memory of the GPU, and so is the pos of a cairn_head_view;
+ * tokens, lists, state maps and all other positions are memory of the CPU. Before a put the engine waits for its own stream. */
+#define CAIRN_MEMORY_HOST 0u
+#define CAIRN_MEMORY_DEVICE 1u
 
 /* cairn_open - make a client. Does not wait for the broker: the first call that needs it connects.
  * own     end with cairn_close; strings are copied
@@ -203,7 +210,7 @@ CAIRN_API const struct cairn_lease_info *cairn_lease_info(const struct cairn_lea
 struct cairn_head_view {
     const void *k, *v;             /* [n][dh] */
     const uint16_t *k_scale, *v_scale;
-    const int32_t *pos;            /* [n], ascending */
+    const int32_t *pos;            /* [n], ascending; beside K and V */
     uint32_t n;
     uint32_t reserved;
 };
@@ -224,7 +231,7 @@ struct cairn_state_view {
     uint32_t n, hidden;
     const void *rows;      /* [n][hidden] */
     const uint16_t *scale; /* [n][hidden/64], int8 only */
-    const int32_t *pos;    /* [n] */
+    const int32_t *pos;    /* [n], for the CPU */
 };
 
 /* State map: E <- E + W [E; 1] (method.md 5.1). rank 0: w [hidden][hidden + 1], row i: weights of output i, then its bias.

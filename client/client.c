@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,7 +121,9 @@ static int shape_check(const struct cairn_shape *s)
 static int client_setup(struct cairn_client *client, const struct cairn_options *options)
 {
     int status = crn_sized_copy(&client->options, sizeof client->options, options,
-                                sizeof client->options);
+                                offsetof(struct cairn_options, memory));
+    if (status == 0 && client->options.memory > CAIRN_MEMORY_DEVICE)
+        status = CAIRN_E_ARG;
     if (status == 0)
         status = shape_check(&client->options.shape);
     if (status == 0)

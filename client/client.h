@@ -118,6 +118,12 @@ int crn_zone_map(struct cairn_client *client, uint64_t id, uint64_t deadline_ns,
                  struct crn_zone *out_zone);
 void crn_zone_keep(struct crn_conn *session, struct crn_zone *zone);
 
+/* Is a segment what the engine works on (rows), or what the CPU reads (everything else)? fails CAIRN_E_UNSUPPORTED */
+int crn_conn_fits(const struct cairn_client *client, const struct crn_mem *mem);
+int crn_conn_readable(const struct crn_mem *mem);
+/* Copies between a segment's address (a device's or the host's) and host memory, which may be used again at once. */
+int crn_conn_fetch(const struct crn_mem *mem, const void *at, void *host, uint64_t bytes);
+
 /* attach.c, publish.c: what client.c ends for them, and answers that come by themselves. */
 void crn_grant_free(struct cairn_lease *lease);
 void crn_writer_free(struct cairn_draft *draft);

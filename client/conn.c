@@ -199,6 +199,29 @@ int crn_conn_arena(struct cairn_client *client, struct crn_conn *session, uint32
     return 0;
 }
 
+int crn_conn_fits(const struct cairn_client *client, const struct crn_mem *mem)
+{
+    if (client->options.memory == CAIRN_MEMORY_HOST)
+        return crn_conn_readable(mem);
+    return !mem->ops->cpu_visible && mem->device == (int)client->options.device ? 0 : CAIRN_E_UNSUPPORTED;
+}
+
+int crn_conn_readable(const struct crn_mem *mem)
+{
+    return mem->ops->cpu_visible ? 0 : CAIRN_E_UNSUPPORTED;
+}
+
+int crn_conn_fetch(const struct crn_mem *mem, const void *at, void *host, uint64_t bytes)
+{
+    struct crn_mem from = *mem, to = {.ops = &crn_mem_host, .base = host, .bytes = bytes, .owner = 1};
+    if (mem->ops->cpu_visible) {
+        memcpy(host, at, bytes);
+        return 0;
+    }
+    int status = mem->ops->copy(&to, 0, mem, (uint64_t)((const char *)at - (const char *)mem->base), bytes);
+    return status != 0 ? status : from.ops->fence(&from);
+}
+
 static int map_zone(struct crn_conn *session, uint64_t id, uint64_t deadline_ns, struct crn_mem *out_mem)
 {
     struct crn_segment kept = session->zone;
@@ -226,10 +249,6 @@ int crn_zone_map(struct cairn_client *client, uint64_t id, uint64_t deadline_ns,
     int status = map_zone(client->session, id, deadline_ns, &mem);
     if (status != 0)
         return crn_client_fail(client, status, "map landing zone");
-    if (!mem.ops->cpu_visible) {
-        mem.ops->destroy(&mem);
-        return crn_client_fail(client, CAIRN_E_UNSUPPORTED, "map landing zone");
-    }
     out_zone->id = id;
     out_zone->mem = mem;
     crn_ring_init(&out_zone->ring, mem.bytes);

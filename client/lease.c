@@ -173,8 +173,9 @@ static int make_item(struct cairn_lease *lease, const struct crn_offer *o,
         return status;
     if (r->bytes > mem.bytes || r->off > mem.bytes - r->bytes)
         return CAIRN_E_PROTO;
-    if (!mem.ops->cpu_visible)
-        return CAIRN_E_UNSUPPORTED;
+    status = r->kind == CRN_PAYLOAD_TOKENS ? crn_conn_readable(&mem) : crn_conn_fits(lease->client, &mem);
+    if (status != 0)
+        return status;
     struct crn_item *item = &lease->items[lease->n_items];
     *item = (struct crn_item){.base = (const uint8_t *)mem.base + r->off,
                               .layer = r->layer,
@@ -182,7 +183,9 @@ static int make_item(struct cairn_lease *lease, const struct crn_offer *o,
                               .part = r->path_index,
                               .kind = r->kind,
                               .dtype = r->dtype,
-                              .shared_pos = r->shared_pos};
+                              .shared_pos = r->shared_pos,
+                              .arena = r->arena,
+                              .away = !mem.ops->cpu_visible};
     if (r->kind == CRN_PAYLOAD_STATE)
         status = make_state(lease, o, r, item);
     else if (r->kind == CRN_PAYLOAD_TOKENS)
@@ -207,6 +210,8 @@ static int make_items(struct cairn_lease *lease, const struct crn_offer *o, uint
         int status = make_item(lease, o, &o->payloads[i], deadline_ns);
         if (status == CAIRN_E_PROTO)
             return broken(lease->client, "payload record", i);
+        if (status == CAIRN_E_UNSUPPORTED)
+            return crn_client_fail(lease->client, status, "attach: payloads are not in this engine's memory");
         if (status != 0)
             return crn_client_fail(lease->client, status, "attach: payload %zu", i);
     }
@@ -226,6 +231,8 @@ static int make_map(struct cairn_lease *lease, const struct crn_plan_rec *r, uin
     int status = crn_conn_arena(lease->client, lease->session, r->map_arena, deadline_ns, &mem);
     if (status != 0)
         return status;
+    if (!mem.ops->cpu_visible)
+        return CAIRN_E_UNSUPPORTED;
     if (r->map_bytes > mem.bytes || r->map_off > mem.bytes - r->map_bytes)
         return CAIRN_E_PROTO;
     lease->map = (struct cairn_map_view){.w = (const void *)((const uint8_t *)mem.base + r->map_off),
@@ -352,6 +359,8 @@ void crn_grant_free(struct cairn_lease *lease)
         client->leases = lease->next;
     if (lease->next != NULL)
         lease->next->previous = lease->previous;
+    for (uint32_t i = 0; i < lease->n_items; i++)
+        free(lease->items[i].fetched);
     crn_conn_drop(lease->session);
     block_give(client, lease, lease->memory_bytes);
 }
@@ -488,13 +497,74 @@ static int cut_rows(const struct cairn_lease *lease, uint32_t part, const int32_
                              out_n);
 }
 
+/* Positions of an item that is away, in memory of the CPU: [n]. A list of all of the part's tokens needs no copy: it ascends. */
+static int fetch_list(struct cairn_lease *lease, const struct crn_item *item, const int32_t *at, uint32_t n,
+                      int32_t *out)
+{
+    const struct cairn_part *p = &lease->parts[item->part];
+    struct crn_mem mem;
+    for (uint32_t i = 0; i < n && n == p->entry_tokens; i++)
+        out[i] = (int32_t)(p->start + i);
+    if (n == p->entry_tokens || n == 0)
+        return 0;
+    int status = crn_conn_arena(lease->client, lease->session, item->arena, 0, &mem); /* mapped when the item was made */
+    return status != 0 ? status : crn_conn_fetch(&mem, at, out, n * sizeof *out);
+}
+
+static uint32_t list_rows(const struct crn_item *item, uint32_t h)
+{
+    return item->heads[h].n + (item->wide != NULL ? item->wide[h].n : 0);
+}
+
+static const int32_t *list_at(const struct crn_item *item, uint32_t h)
+{
+    return item->wide != NULL ? item->wide[h].pos : item->heads[h].pos;
+}
+
+static int fetch_kv(struct cairn_lease *lease, struct crn_item *item)
+{
+    uint32_t lists = item->shared_pos ? 1 : lease->shape.n_kv_heads;
+    size_t n = 0;
+    for (uint32_t h = 0; h < lists; h++)
+        n += list_rows(item, h);
+    int32_t *to = item->fetched = malloc((n + 1) * sizeof *to);
+    int status = to != NULL ? 0 : -ENOMEM;
+    for (uint32_t h = 0; h < lists && status == 0; h++) {
+        status = fetch_list(lease, item, list_at(item, h), list_rows(item, h), to);
+        to += list_rows(item, h);
+    }
+    return status;
+}
+
+static int fetch_state(struct cairn_lease *lease, struct crn_item *item)
+{
+    const void *at = item->base + item->state.pos;
+    item->fetched = malloc(((size_t)item->n_rows + 1) * sizeof *item->fetched);
+    return item->fetched != NULL ? fetch_list(lease, item, at, item->n_rows, item->fetched) : -ENOMEM;
+}
+
+/* Only an item that was not seen yet: rows that were cut would shift the heads' lists. */
+static int fetch(struct cairn_lease *lease, struct crn_item *item, uint32_t kind)
+{
+    if (!item->away || item->fetched != NULL)
+        return 0;
+    int status = kind == CRN_PAYLOAD_KV ? fetch_kv(lease, item) : fetch_state(lease, item);
+    if (status != 0) {
+        free(item->fetched);
+        item->fetched = NULL;
+    }
+    return status;
+}
+
 static int see_kv(const struct cairn_lease *lease, struct crn_item *item)
 {
+    const int32_t *fetched = item->fetched;
     uint32_t rows = 0;
     for (uint32_t h = 0; h < lease->shape.n_kv_heads; h++) {
         uint32_t n_wide = item->wide != NULL ? item->wide[h].n : 0;
         if (h == 0 || !item->shared_pos) {
-            const int32_t *pos = item->wide != NULL ? item->wide[h].pos : item->heads[h].pos;
+            const int32_t *pos = item->away ? fetched : list_at(item, h);
+            fetched += item->away ? list_rows(item, h) : 0;
             int status = cut_rows(lease, item->part, pos, n_wide + item->heads[h].n, &rows);
             if (status != 0)
                 return status;
@@ -510,7 +580,7 @@ static int see_kv(const struct cairn_lease *lease, struct crn_item *item)
 
 static int see_state(const struct cairn_lease *lease, struct crn_item *item)
 {
-    const int32_t *pos = (const void *)(item->base + item->state.pos);
+    const int32_t *pos = item->away ? item->fetched : (const void *)(item->base + item->state.pos);
     int status = cut_rows(lease, item->part, pos, item->n_rows, &item->n_rows);
     item->seen = status == 0;
     return status;
@@ -526,7 +596,9 @@ static int find_item(struct cairn_lease *lease, uint32_t part, uint32_t layer, u
     if (!is_ready(lease, item))
         return CAIRN_E_STATE;
     if (!item->seen) {
-        int status = kind == CRN_PAYLOAD_KV ? see_kv(lease, item) : see_state(lease, item);
+        int status = fetch(lease, item, kind);
+        if (status == 0)
+            status = kind == CRN_PAYLOAD_KV ? see_kv(lease, item) : see_state(lease, item);
         if (status != 0)
             return crn_client_fail(lease->client, status, "positions of part %u layer %u", part,
                                    layer);
@@ -574,7 +646,7 @@ int crn_grant_positions(struct cairn_lease *lease, uint32_t part, uint32_t layer
     if (!item->shared_pos)
         return CAIRN_E_UNSUPPORTED;
     uint32_t n_wide = item->wide != NULL ? item->wide[0].n : 0;
-    *out_pos = item->wide != NULL ? item->wide[0].pos : item->heads[0].pos;
+    *out_pos = item->away ? item->fetched : list_at(item, 0);
     *out_n = n_wide + item->heads[0].n;
     return 0;
 }
@@ -594,7 +666,7 @@ int cairn_lease_state(struct cairn_lease *lease, uint32_t part, uint32_t layer,
         .hidden = lease->shape.hidden,
         .rows = item->base + item->state.rows,
         .scale = item->state.scale != 0 ? (const void *)(item->base + item->state.scale) : NULL,
-        .pos = (const void *)(item->base + item->state.pos),
+        .pos = item->away ? item->fetched : (const void *)(item->base + item->state.pos),
     };
     return 0;
 }

@@ -17,8 +17,11 @@ struct crn_item {
     uint16_t layer, word;  /* word: progress word, CRN_NO_WORD: ready */
     uint8_t part, kind;    /* kind: enum crn_payload_kind */
     uint8_t dtype, shared_pos;
+    uint8_t away;          /* in memory that the CPU does not read */
     uint8_t seen;          /* positions checked, rows beyond the part cut */
     uint32_t n_rows;       /* states and tokens */
+    uint32_t arena;        /* its id */
+    int32_t *fetched;      /* away: positions as the CPU reads them, heads one after the other; owned */
     struct crn_state_parts state;
     struct cairn_head_view *heads, *wide; /* [G]; wide NULL unless int8 with rows kept wide */
 };

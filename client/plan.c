@@ -80,6 +80,8 @@ static int land_map(struct cairn_client *client, const struct cairn_map_view *ma
     int status = CRN_CALL(client, landing, msg, landed, &landed, deadline_ns);
     if (status == 0)
         status = crn_zone_map(client, landed.landing, deadline_ns, &out->zone);
+    if (status == 0 && crn_conn_readable(&out->zone.mem) != 0)
+        status = crn_client_fail(client, CAIRN_E_PROTO, "plan: landing zone");
     if (status == 0)
         status = crn_zone_take(client, &out->zone, map->bytes, deadline_ns, &out->off);
     if (status != 0)

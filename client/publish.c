@@ -187,6 +187,7 @@ struct parcel {
     const uint32_t *const *index;     /* [n_lists] or NULL */
     uint32_t counts[CAIRN_MAX_KV_HEADS];
     uint32_t n_lists;
+    int on_device;                    /* the rows; lists never are */
 };
 
 static int send_tokens(struct cairn_draft *draft, const int32_t *tokens, uint64_t deadline_ns)
@@ -216,6 +217,8 @@ static int begin_draft(struct cairn_draft *draft, const struct cairn_draft_optio
     status = read_wants(draft, &drafted);
     if (status == 0)
         status = crn_zone_map(draft->client, drafted.landing, deadline_ns, &draft->zone);
+    if (status == 0 && crn_conn_fits(draft->client, &draft->zone.mem) != 0)
+        status = crn_client_fail(draft->client, CAIRN_E_UNSUPPORTED, "draft: payloads are not in this engine's memory");
     if (status == 0 && !draft->compresses)
         status = send_tokens(draft, o->tokens, deadline_ns);
     return status;
@@ -340,36 +343,71 @@ static uint64_t landed_already(const struct cairn_draft *draft, const struct par
     return span != NULL && span->off == draft->held_off ? at - base : 0;
 }
 
-/* Copies rows without the gaps between heads. */
-static void copy_rows(struct parcel *p, uint8_t *to)
+/* Into the landing zone, wherever it is; on a device it is done after its fence. */
+static int land(struct cairn_draft *draft, uint64_t off, const void *from, uint64_t bytes, int on_device)
 {
-    size_t head_bytes = (size_t)p->msg.rows * p->row_bytes;
-    for (uint32_t b = 0; b < p->n_blocks; b++) {
-        for (uint32_t h = 0; h < p->n_heads; h++, to += head_bytes)
-            memcpy(to, p->blocks[b] + h * (size_t)p->msg.row_stride * p->row_bytes, head_bytes);
+    struct crn_mem *zone = &draft->zone.mem;
+    if (zone->ops->cpu_visible) {
+        memcpy((uint8_t *)zone->base + off, from, bytes);
+        return 0;
     }
-    p->msg.row_stride = p->msg.rows;
+    struct crn_mem source = {.ops = on_device ? zone->ops : &crn_mem_host, .base = (void *)(uintptr_t)from,
+                             .bytes = bytes, .fd = -1, .device = zone->device};
+    return bytes > 0 ? zone->ops->copy(zone, off, &source, 0, bytes) : 0;
 }
 
-/* Positions and index lists at off and behind it. */
-static void copy_lists(const struct cairn_draft *draft, struct parcel *p, uint64_t off)
+/* Copies rows without the gaps between heads. */
+static int copy_rows(struct cairn_draft *draft, struct parcel *p, uint64_t off)
 {
-    uint8_t *base = draft->zone.mem.base;
+    size_t head_bytes = (size_t)p->msg.rows * p->row_bytes;
+    int status = 0;
+    for (uint32_t b = 0; b < p->n_blocks; b++) {
+        for (uint32_t h = 0; h < p->n_heads && status == 0; h++, off += head_bytes)
+            status = land(draft, off, p->blocks[b] + h * (size_t)p->msg.row_stride * p->row_bytes, head_bytes,
+                          p->on_device);
+    }
+    p->msg.row_stride = p->msg.rows;
+    return status;
+}
+
+/* Positions and index lists, to at and behind it: what the landing zone has from off on. */
+static void copy_lists(const struct cairn_draft *draft, struct parcel *p, uint8_t *at, uint64_t off)
+{
     if (pos_bytes(p) > 0) {
-        int32_t *pos = (void *)(base + off);
+        int32_t *pos = (void *)at;
         for (uint32_t i = 0; i < p->msg.rows; i++)
             pos[i] = p->pos != NULL ? p->pos[i] : (int32_t)(draft->start + i);
         p->msg.pos_off = off;
         off += rounded(pos_bytes(p));
+        at += rounded(pos_bytes(p));
     }
     if (p->index == NULL)
         return;
     p->msg.index_off = off;
     for (uint32_t i = 0; i < p->n_lists; i++) {
         if (p->counts[i] > 0)
-            memcpy(base + off, p->index[i], p->counts[i] * sizeof(uint32_t));
-        off += p->counts[i] * sizeof(uint32_t);
+            memcpy(at, p->index[i], p->counts[i] * sizeof(uint32_t));
+        at += p->counts[i] * sizeof(uint32_t);
     }
+}
+
+/* The lists of a zone on a device are made on the host and go over in one piece; then everything is waited for. */
+static int land_lists(struct cairn_draft *draft, struct parcel *p, uint64_t off, uint64_t bytes)
+{
+    struct crn_mem *zone = &draft->zone.mem;
+    if (zone->ops->cpu_visible) {
+        copy_lists(draft, p, (uint8_t *)zone->base + off, off);
+        return 0;
+    }
+    uint8_t *lists = calloc(1, bytes + 1);
+    if (lists == NULL)
+        return -ENOMEM;
+    copy_lists(draft, p, lists, off);
+    int status = land(draft, off, lists, bytes, 0);
+    if (status == 0)
+        status = zone->ops->fence(zone);
+    free(lists);
+    return status;
 }
 
 /* Where a parcel lies: the spans of the zone it takes, 0 for none. */
@@ -393,9 +431,11 @@ static int place(struct cairn_draft *draft, struct parcel *p, uint64_t deadline_
     p->msg.off = here != 0 ? here : p->n_blocks > 0 ? off : 0;
     p->msg.bytes = here != 0 ? block_bytes(p) * p->n_blocks
                              : (uint64_t)p->n_blocks * p->n_heads * p->msg.rows * p->row_bytes;
-    if (here == 0 && p->n_blocks > 0)
-        copy_rows(p, (uint8_t *)draft->zone.mem.base + off);
-    copy_lists(draft, p, off + rows);
+    int status = here == 0 && p->n_blocks > 0 ? copy_rows(draft, p, off) : 0;
+    if (status == 0)
+        status = land_lists(draft, p, off + rows, lists);
+    if (status != 0)
+        return crn_client_fail(draft->client, status, "put: copy into the landing zone");
     *out = at;
     return 0;
 }
@@ -404,7 +444,7 @@ static int send_parcel(struct cairn_draft *draft, const struct parcel *parcel, u
 {
     struct cairn_client *client = draft->client;
     struct parcel p = *parcel;
-    struct placed at;
+    struct placed at = {0};
     int status = place(draft, &p, deadline_ns, &at);
     if (status != 0)
         return status;
@@ -481,6 +521,7 @@ static int make_parcel(const struct cairn_draft *draft, const struct cairn_put *
         out->blocks[0] = first;
         out->blocks[1] = put->v;
         out->n_blocks = kind == CRN_PAYLOAD_KV ? 2 : 1;
+        out->on_device = draft->client->options.memory == CAIRN_MEMORY_DEVICE;
         out->row_bytes = (size_t)width * cairn_dtype_bytes(put->src_dtype);
         out->pos = put->pos;
         out->msg.src_dtype = put->src_dtype;

@@ -115,6 +115,8 @@ static int try_shared(struct job *j)
         return status;
     }
     w->alone = 0;
+    if (status == CAIRN_E_UNSUPPORTED)
+        j->out->reason = "other_memory"; /* the broker's payloads are not where this engine computes */
     if (status != 0 || j->lease == NULL)
         return status != 0 ? status : CAIRN_E_MISS;
     int whole = result->n_tokens == j->n;

@@ -7,6 +7,7 @@
  * request), 2 usage. */
 #include "tools/worker/answer.h"
 #include "tools/worker/chat.h"
+#include "tools/worker/device.h"
 #include "tools/worker/options.h"
 #include "tools/worker/requests.h"
 
@@ -25,6 +26,7 @@ struct program {
     struct crn_tokenizer *tokenizer;
     struct crn_chat chat;
     struct crn_pool *pool;
+    struct crn_worker_device device;
     struct crn_worker worker;
     int failures;
 };
@@ -44,6 +46,10 @@ static int open_client(struct program *p)
     options.label = p->options.label;
     options.shape = (struct cairn_shape){s->n_layers, s->n_kv_heads, s->head_dim, s->hidden};
     options.model = p->weights->digest;
+    if (p->device.ordinal >= 0) {
+        options.memory = CAIRN_MEMORY_DEVICE;
+        options.device = (uint32_t)p->device.ordinal;
+    }
     int status = crn_worker_family(p->weights, p->tokenizer, &options.family);
     return status != 0 ? status : cairn_open(&options, &p->worker.client);
 }
@@ -69,12 +75,10 @@ static int check_layers(const struct crn_worker_options *o, uint32_t n_layers)
 static int load(struct program *p)
 {
     const struct crn_worker_options *o = &p->options;
-    const struct crn_kernel_ops *ops = crn_kernels_named(o->backend);
-    struct crn_exec exec = {0};
-    char why[128];
-    if (ops == NULL || !ops->probe(why, sizeof why))
-        return fail(o->backend, CAIRN_E_NOT_BUILT);
-    int status = crn_weights_load(o->model, o->adapters, o->n_adapters, &p->weights);
+    int status = crn_worker_device_open(o->device, o->backend, &p->device);
+    if (status != 0)
+        return fail(o->device, status);
+    status = crn_weights_load(o->model, o->adapters, o->n_adapters, &p->weights);
     if (status == 0)
         status = check_layers(o, p->weights->shape.n_layers);
     if (status == 0)
@@ -86,8 +90,8 @@ static int load(struct program *p)
     status = crn_pool_create(o->n_threads, o->pin, &p->pool);
     if (status != 0)
         return fail("threads", status);
-    exec.pool = p->pool;
-    status = crn_engine_init(&p->worker.engine, p->weights, ops, &exec, o->kv_dtype);
+    p->device.exec.pool = p->pool;
+    status = crn_engine_init(&p->worker.engine, p->weights, p->device.ops, &p->device.exec, o->kv_dtype);
     if (status == 0 && (o->reuse.mode != CRN_REUSE_NEVER || o->publish.on))
         status = open_client(p);
     if (status != 0)
@@ -107,6 +111,7 @@ static void unload(struct program *p)
 {
     cairn_close(p->worker.client);
     crn_engine_free(&p->worker.engine);
+    crn_worker_device_close(&p->device);
     crn_pool_destroy(p->pool);
     crn_tokenizer_destroy(p->tokenizer);
     crn_weights_free(p->weights);
@@ -390,7 +395,7 @@ static int answer_context(struct program *p)
 
 int main(int argc, char **argv)
 {
-    static struct program program;
+    static struct program program = {.device = {.ordinal = -1}};
     char digest[33];
     crn_log_setup("cairn-worker", CRN_LOG_WARN);
     int status = crn_worker_options_parse(argc, argv, &program.options);

@@ -3,6 +3,8 @@
  * line and exit code 2. */
 #include "tools/worker/options.h"
 
+#include "tools/worker/device.h"
+
 #include "ipc/log.h"
 
 #include <getopt.h>
@@ -20,6 +22,7 @@ enum option_id {
     OPT_ASK,
     OPT_REQUESTS,
     OPT_SOCKET,
+    OPT_DEVICE,
     OPT_BACKEND,
     OPT_REUSE,
     OPT_NO_PUBLISH,
@@ -87,7 +90,8 @@ static const struct {
     {"seed", "N", "of sampling (default 1)", OPT_SEED},
     {"score", NULL, "score the given answers instead of generating: exact and nll", OPT_SCORE},
     {"timeout", "MS", "longest wait for the broker per call (default 30000)", OPT_TIMEOUT},
-    {"backend", "cpu|ref", "kernels (default cpu)", OPT_BACKEND},
+    {"device", "host|cuda:N|auto", "what to compute on (default host); the broker's payloads must be there", OPT_DEVICE},
+    {"backend", "cpu|ref", "kernels of the host (default cpu)", OPT_BACKEND},
     {"json", NULL, "one JSON line per answer", OPT_JSON},
     {"digest", NULL, "print the model's digest and exit", OPT_DIGEST},
     {"log-level", "LEVEL", "error, warn, info or debug (default warn)", OPT_LOG_LEVEL},
@@ -354,6 +358,13 @@ static int parse_log_level(const char *text)
     return 0;
 }
 
+static int parse_device(struct crn_worker_options *o, const char *text)
+{
+    int ordinal;
+    o->device = text;
+    return crn_worker_device_parse(text, &ordinal) == 0 ? 0 : refuse("device", text, "want host, auto or cuda:N");
+}
+
 static int apply_flag(struct crn_worker_options *o, int id)
 {
     switch (id) {
@@ -414,6 +425,8 @@ static int apply(struct crn_worker_options *o, int id, const char *arg)
     case OPT_BACKEND:
         o->backend = arg;
         return 0;
+    case OPT_DEVICE:
+        return parse_device(o, arg);
     case OPT_REUSE:
         return parse_reuse(o, arg);
     case OPT_QUALITY:
@@ -494,6 +507,7 @@ int crn_worker_options_parse(int argc, char **argv, struct crn_worker_options *o
     for (size_t i = 0; i < N_OPTIONS; i++)
         longs[i] = (struct option){table[i].name, table[i].argument != NULL, NULL, table[i].id};
     *out = (struct crn_worker_options){
+        .device = "host",
         .backend = "cpu",
         .kv_dtype = CAIRN_F16,
         .batch = 1,

@@ -21,7 +21,8 @@ struct crn_worker_options {
     size_t n_asks;
     const char *requests_file; /* "-": standard input */
     const char *socket;
-    const char *backend; /* kernels: cpu or ref */
+    const char *device;  /* host, auto or cuda:N */
+    const char *backend; /* kernels of the host: cpu or ref */
     struct crn_reuse_choice reuse;
     struct crn_publish_choice publish;
     uint16_t states[CAIRN_MAX_STATES];

@@ -3,6 +3,7 @@
 #include "tools/worker/share.h"
 
 #include "ipc/log.h"
+#include "kernels/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -58,7 +59,9 @@ static int on_state(void *ctx, uint32_t layer, const float *h, const int32_t *po
     put.dst_dtype = crn_state_dtype(p->e, &p->choice);
     put.n = n;
     put.pos = pos;
-    int status = cairn_put_state(p->draft, &put, cairn_deadline_in(p->timeout_ms));
+    int status = crn_memory_sync(&p->e->exec); /* the broker reads what was only asked for until then */
+    if (status == 0)
+        status = cairn_put_state(p->draft, &put, cairn_deadline_in(p->timeout_ms));
     return status == 0 ? 0 : give_up(p, "the state", layer, status);
 }
 
@@ -108,6 +111,8 @@ static int on_layer(void *ctx, uint32_t layer, const struct crn_kv *kv, const fl
     put.wide = p->choice.dtype == CAIRN_I8 ? CRN_SNAP_SINK : 0;
     float keep = share_of(p, layer);
     int status = keep < 1.0f && scores != NULL ? choose_sets(p, kv, scores, keep, &put) : 0;
+    if (status == 0)
+        status = crn_memory_sync(&p->e->exec);
     if (status == 0)
         status = cairn_put_layer(p->draft, &put, cairn_deadline_in(p->timeout_ms));
     return status == 0 ? 0 : give_up(p, "the KV", layer, status);
