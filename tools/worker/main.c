@@ -77,7 +77,7 @@ static int load(struct program *p)
     const struct crn_worker_options *o = &p->options;
     int status = crn_worker_device_open(o->device, o->backend, &p->device);
     if (status != 0)
-        return fail(o->device, status);
+        return fail(strcmp(o->device, "host") == 0 ? o->backend : o->device, status);
     status = crn_weights_load(o->model, o->adapters, o->n_adapters, &p->weights);
     if (status == 0)
         status = check_layers(o, p->weights->shape.n_layers);
