@@ -277,15 +277,16 @@ install: all ## programs, library, headers, pkg-config file, siblings; honours P
 
 BENCH_BIN    = $(BUILD)/bench
 BENCH_PYTHON = $(firstword $(wildcard build/bench/venv/bin/python) python3)
-bench: bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode bench-spill ## all benchmarks; CAIRN_BENCH_QUICK=1: short
+bench: bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode bench-spill bench-profile ## all benchmarks; CAIRN_BENCH_QUICK=1: short
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-report.py
-bench-deps: ## what the benchmarks compare with: redis, fio, llama.cpp (xllamacpp), matplotlib
-	$(Q)tools/dev/bench-deps.sh
+bench-deps: ## what the benchmarks compare with: redis, fio, llama.cpp (NATIVE=1: also built here), Mooncake, matplotlib
+	$(Q)NATIVE=$(NATIVE) tools/dev/bench-deps.sh
 bench-attach: all $(BENCH_BIN)/attach ## attach against a raw ZeroMQ round trip
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/attach
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py attach
 bench-publish: all $(BENCH_BIN)/publish model ## hand-over of 1 GiB against Redis, LMDB, memfd; the publisher's own delay
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/publish
+	$(Q)$(BENCH_PYTHON) tools/dev/bench_mooncake.py
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py delay
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py publish
 bench-spill: all $(BENCH_BIN)/spill $(BENCH_BIN)/spill_catalog model ## NVMe: rates against fio, first token from it, 10^5 entries on it
@@ -300,6 +301,8 @@ bench-decode: ## decode tokens/s against llama.cpp; 16 questions together and on
 bench-prefill bench-ttft bench-agents bench-decode: bench-%: all model
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py $*
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py $*
+bench-profile: all model $(BENCH_BIN)/kernels $(BENCH_BIN)/publish ## where the time goes (perf), and what the machine can do at most
+	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-profile.py
 
 report: ## docs/quality.md from docs/data/quality (measured by tools/family/pairs.py and evaluate.py)
 	$(Q)tools/dev/quality-report.py
@@ -308,5 +311,5 @@ clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: report bench bench-deps bench-attach bench-publish bench-spill bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
+.PHONY: report bench bench-deps bench-profile bench-attach bench-publish bench-spill bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
 .SECONDARY:

@@ -335,6 +335,36 @@ static void bench_rows(void)
     free(r.inv_freq);
 }
 
+/* --- the machine --- */
+
+enum { COPY_BYTES = 256 << 20, COPY_TASKS = 64 };
+
+struct copy_run {
+    char *from, *to;
+};
+
+static void copy_task(void *ctx, size_t task, unsigned thread)
+{
+    const struct copy_run *r = ctx;
+    (void)thread;
+    size_t bytes = COPY_BYTES / COPY_TASKS, off = task * bytes;
+    memcpy(r->to + off, r->from + off, bytes);
+}
+
+static void run_copy(void *ctx)
+{
+    crn_pool_run(e.pool, copy_task, ctx, COPY_TASKS);
+}
+
+static void bench_copy(void)
+{
+    struct copy_run r = { memory(COPY_BYTES), memory(COPY_BYTES) };
+    memset(r.from, 1, COPY_BYTES);
+    report("copy 256 MiB, read and written", run_copy, &r, 2e-9 * COPY_BYTES, "GB/s");
+    free(r.from);
+    free(r.to);
+}
+
 static void print_machine(unsigned threads)
 {
     char line[256];
@@ -360,6 +390,7 @@ int main(int argc, char **argv)
     bench_gemms();
     bench_attentions();
     bench_rows();
+    bench_copy();
     crn_pool_destroy(e.pool);
     return 0;
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the benchmarks compare with and draw with: redis-server and fio from Debian, and a virtual environment in
-# build/bench/venv with llama.cpp (xllamacpp, prebuilt) and matplotlib. Nothing of it is needed to build or use Cairn.
+# build/bench/venv with llama.cpp (xllamacpp, prebuilt), Mooncake and matplotlib. NATIVE=1: also builds llama.cpp for this machine, in
+# build/bench/venv-native (llama-cpp-python from source: 10 minutes or more). Nothing of it is needed to build or use Cairn.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -21,3 +22,14 @@ mkdir -p build/bench
 [ -x build/bench/venv/bin/python ] || python3 -m venv build/bench/venv || fail 'python3 -m venv failed (package python3-venv)'
 build/bench/venv/bin/python -m pip install -q --disable-pip-version-check 'xllamacpp==2026.10.11549' 'matplotlib==3.11.2' ||
     fail 'pip could not install xllamacpp and matplotlib'
+build/bench/venv/bin/python -m pip install -q --disable-pip-version-check 'mooncake-transfer-engine-non-cuda==0.3.13.post1' ||
+    echo 'bench-deps: pip could not install Mooncake; its rows will be missing'
+
+[ "${NATIVE:-0}" = 1 ] || exit 0
+native=build/bench/venv-native
+if [ ! -x "$native/bin/python" ]; then
+    python3 -m venv "$native.new" || fail 'python3 -m venv failed (package python3-venv)'
+    CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF' "$native.new/bin/python" -m pip install -q --disable-pip-version-check \
+        --no-binary llama-cpp-python 'llama-cpp-python' || fail 'pip could not build llama-cpp-python'
+    mv "$native.new" "$native" # only a complete one is there
+fi

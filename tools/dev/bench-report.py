@@ -35,6 +35,11 @@ def load(record):
     return f"{record['load']:.1f}" + (f", {preferred}" if preferred != "normal" else "")
 
 
+def shares_row(record):
+    parts = ", ".join(f"{share:.0f} % {what}" for what, share in record["shares"])
+    return f"| {record['figure']} | {parts} | {record['note']} | {load(record)} |"
+
+
 def row(record):
     base = record.get("baseline")
     goal, met = verdict(record)
@@ -78,8 +83,13 @@ def main():
     parts = [HEAD, machines(records)]
     for group, rows in bench_results.by_group(records).items():
         parts.append(f"\n## {group}\n")
-        parts.append("| figure | median | p99 | n | baseline: median | ratio | goal | | load | |\n|" + "---|" * 10)
-        parts.extend(row(r) for r in rows)
+        figures, profiles = [r for r in rows if "shares" not in r], [r for r in rows if "shares" in r]
+        if figures:
+            parts.append("| figure | median | p99 | n | baseline: median | ratio | goal | | load | |\n|" + "---|" * 10)
+            parts.extend(row(r) for r in figures)
+        if profiles:
+            parts.append("\n| phase | where the time goes | | load |\n|" + "---|" * 4)
+            parts.extend(shares_row(r) for r in profiles)
         if group in remarks:
             parts.append("\n" + remarks[group])
     for name, text in remarks.items():

@@ -23,47 +23,58 @@ def rounds(full, quick=2):
     return quick if bench.QUICK else full
 
 
+def turns(tokens):
+    """Rounds for contexts of that length: all of `make bench` is to fit into 25 minutes of an idle machine."""
+    return rounds(4 if tokens < 1500 else 3 if tokens < 3000 else 2 if tokens < 6000 else 1)
+
+
 # --- prefill ---
 
 def prefill():
-    llama = bench.Llama.start(THREADS)
+    peers = bench.Llama.start_all(THREADS)
     with bench.Worker("base", None, "--reuse", "never", "--no-publish", "--threads", str(THREADS), "--max-tokens", "1") as worker:
         for size, tokens in bench.sizes().items():
-            own, other = [], []
-            for turn, requests in enumerate(bench.contexts("finder", tokens, rounds(5), seed=tokens)):
+            own, others = [], {name: [] for name in peers}
+            for requests in bench.contexts("finder", tokens, turns(tokens), seed=tokens):
                 answer = worker.ask(requests[0])
                 own.append(answer["context_tokens"] / answer["ttft_parts"]["prefill"])
-                if llama and (size != "8k" or turn < 3):
-                    other.append(llama.ask(requests[0]["context"], 1)["prompt_per_second"])
-            name = "llama.cpp (xllamacpp wheel), same GGUF" if llama else None
-            bench.figure("prefill", f"prefill {size}", "tokens/s", own, name, other, goal=(">=", 2.5) if llama else None,
-                         note=f"{THREADS} threads each, f16 KV")
-    if llama:
+                for name, llama in peers.items():
+                    others[name].append(llama.ask(requests[0]["context"], 1)["prompt_per_second"])
+            for name, other in (others or {None: None}).items():
+                bench.figure("prefill", f"prefill {size}" + bench.Llama.suffix(name), "tokens/s", own, name, other,
+                             goal=(">=", bench.Llama.goal(name, 2.5, 1.3)) if name else None, note=f"{THREADS} threads each, f16 KV")
+    for llama in peers.values():
         llama.close()
 
 
 # --- decode ---
 
 def decode():
-    llama = bench.Llama.start(THREADS)
-    with bench.Worker("base", None, "--reuse", "never", "--no-publish", "--threads", str(THREADS), "--max-tokens", "64") as worker:
+    peers = bench.Llama.start_all(THREADS)
+    with bench.Broker("3G") as broker, \
+            bench.Worker("base", broker, "--threads", str(THREADS), "--max-tokens", "64") as worker:
         for size, tokens in bench.sizes().items():
-            own, other = [], []
-            for requests in bench.contexts("finder", tokens, rounds(3), seed=tokens + 1):
-                answer = worker.ask({**requests[0], "question": LONG})
+            own, others = [], {name: [] for name in peers}
+            request = {**bench.contexts("finder", tokens, 1, seed=tokens + 1)[0][0], "question": LONG}
+            worker.ask(request)  # publishes: what follows attaches and decodes
+            for llama in peers.values():
+                llama.ask(request["context"], 4, keep=True)
+            for _ in range(rounds(4)):
+                answer = worker.ask(request)
                 if answer["tokens"] >= 8:
                     own.append((answer["tokens"] - 1) / (answer["total_s"] - answer["ttft_s"]))
-                if llama:
-                    other.append(llama.ask(requests[0]["context"], 64)["predicted_per_second"])
-            name = "llama.cpp (xllamacpp wheel), same GGUF" if llama else None
-            bench.figure("decode", f"decode after {size}", "tokens/s", own, name, other, goal=(">=", 1.0) if llama else None,
-                         note="64 tokens at most, greedy")
-    if llama:
+                for name, llama in peers.items():
+                    others[name].append(llama.ask(request["context"], 64, keep=True)["predicted_per_second"])
+            for name, other in (others or {None: None}).items():
+                bench.figure("decode", f"decode after {size}" + bench.Llama.suffix(name), "tokens/s", own, name, other,
+                             goal=(">=", 1.0) if name else None, note="64 tokens at most, greedy; f16 KV")
+    for llama in peers.values():
         llama.close()
-    batch()
+    for longest in (24, 64):
+        batch(longest)
 
 
-def batch():
+def batch(longest):
     """16 questions on one cached context: together, and one by one."""
     together, single = [], []
     with bench.Broker() as broker, tempfile.TemporaryDirectory() as folder:
@@ -73,15 +84,16 @@ def batch():
             file.writelines(json.dumps(r) + "\n" for r in requests)
         with bench.Worker("base", broker, "--threads", str(THREADS)) as worker:
             worker.ask(requests[0])
-        for _ in range(rounds(3)):
+        for _ in range(rounds(2)):
             for size, out in ((16, together), (1, single)):
                 command = bench.worker_command("base", broker, "--requests", path, "--batch", str(size), "--threads", str(THREADS),
-                                               "--max-tokens", "24")
+                                               "--max-tokens", str(longest))
                 lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
                 answers = [json.loads(line) for line in lines]
                 out.append(16 / (answers[0]["total_s"] if size == 16 else sum(a["total_s"] for a in answers)))
-    bench.figure("decode", "16 questions on one context, batched", "questions/s", together, "one by one", single, goal=(">=", 3.0),
-                 note="context attached, at most 24 tokens per answer")
+    mean = sum(a["tokens"] for a in answers) / len(answers)
+    bench.figure("decode", f"16 questions on one context, at most {longest} tokens each, batched", "questions/s", together,
+                 "one by one", single, goal=(">=", 3.0), note=f"context attached; {mean:.0f} tokens per answer")
 
 
 # --- first token of a sibling ---
@@ -97,7 +109,7 @@ def ttft():
                     bench.Worker(member, broker, *common) as sharing:
                 for size, tokens in bench.sizes().items():
                     own, shared, same = [], [], 0
-                    for requests in bench.contexts(member, tokens, rounds(5 if tokens < 4000 else 3), seed=tokens + 2):
+                    for requests in bench.contexts(member, tokens, turns(tokens), seed=tokens + 2):
                         publisher.ask(requests[0])
                         a, b = alone.ask(requests[0]), sharing.ask(requests[0])
                         if b["class"] != "approx":
@@ -116,7 +128,7 @@ def delay():
     with bench.Broker() as broker:
         common = ("--reuse", "never", "--threads", str(THREADS), "--max-tokens", "1")
         with bench.Worker("base", broker, *common) as publishing, bench.Worker("base", broker, "--no-publish", *common) as quiet:
-            for turn, requests in enumerate(bench.contexts("finder", 1000 if bench.QUICK else 2000, rounds(15, 5), seed=3)):
+            for turn, requests in enumerate(bench.contexts("finder", 1000 if bench.QUICK else 2000, rounds(7, 5), seed=3)):
                 order = ((publishing, on), (quiet, off))
                 for worker, out in order if turn % 2 == 0 else order[::-1]:
                     out.append(1e3 * worker.ask(requests[0])["ttft_s"])
@@ -238,7 +250,7 @@ def run_fleet(n, broker, sharing, requests, *options):
 
 def fleet_requests(seed):
     """The same contexts for all; each model has its own question about them."""
-    tokens = 600 if bench.QUICK else 2000
+    tokens = 600 if bench.QUICK else 1500
     by_member = {m: bench.contexts(m, tokens, N_CONTEXTS, seed=seed) for m in ("finder", "clerk")}
     texts = [lines[0]["context"] for lines in by_member["finder"]]
     for lines, text in zip(by_member["clerk"], texts):
@@ -249,7 +261,7 @@ def fleet_requests(seed):
 def agents():
     for n, goal in ((4, 2.2), (8, 3.0)):
         shared, alone = [], []
-        for turn in range(rounds(2, 1)):
+        for turn in range(1):
             requests = fleet_requests(10 + turn)
             alone.append(run_fleet(n, None, False, requests)[0])
             with bench.Broker("3G") as broker:

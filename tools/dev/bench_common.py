@@ -16,6 +16,7 @@ RESULTS = os.path.join(OUT, "results.jsonl")
 BIN = os.environ.get("CRN_BIN", os.path.join(ROOT, "build", "release", "bin"))
 FAMILY = os.path.join(ROOT, "share", "family")
 VENV_PYTHON = os.path.join(OUT, "venv", "bin", "python")
+NATIVE_PYTHON = os.path.join(OUT, "venv-native", "bin", "python")
 MODEL = os.path.join(os.environ.get("CAIRN_MODELS") or os.path.expanduser("~/.cache/cairn"), "SmolLM2-135M-Instruct.Q4_1.gguf")
 LAYERS = 30
 FULL_F16_BYTES_PER_TOKEN = LAYERS * 2 * 3 * 64 * 2
@@ -90,6 +91,15 @@ def figure(group, name, unit, own, baseline=None, other=None, inverse=False, goa
     verdict = f"{goal[0]} {goal[1]:g} {'met' if record['met'] else 'NOT MET'}" if goal else ""
     print(f"{name:<52} {record['median']:10.4g} {record['p99']:10.4g} {record['n']:6} {against}  {verdict} [{unit}]", flush=True)
     return value
+
+
+def shares(group, name, parts, note):
+    """Records where the time of one phase went: (what, percent), most first."""
+    record = {"schema": 1, "group": group, **machine(), "figure": name, "unit": "%", "shares": parts, "note": note}
+    os.makedirs(OUT, exist_ok=True)
+    with open(RESULTS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    print(f"{name} ({note}): " + ", ".join(f"{share:.0f} % {what}" for what, share in parts), flush=True)
 
 
 # --- contexts ---
@@ -184,26 +194,39 @@ class Worker:
 
 
 class Llama:
-    """llama.cpp of the xllamacpp wheel, resident in a process of its own; None from start() when it is not installed."""
+    """llama.cpp, resident in a process of its own: as the xllamacpp wheel has it, and built for this machine when it was."""
+
+    WHEEL, NATIVE = "llama.cpp (xllamacpp wheel), same GGUF", "llama.cpp (llama-cpp-python, built here), same GGUF"
 
     def __init__(self, process):
         self.process = process
 
     @classmethod
-    def start(cls, threads):
+    def start_all(cls, threads):
+        """name -> Llama, of what is installed."""
         script = os.path.join(ROOT, "tools", "dev", "bench_llama.py")
-        if not os.path.exists(VENV_PYTHON):
-            print("llama.cpp: not installed (make bench-deps)")
-            return None
-        process = subprocess.Popen([VENV_PYTHON, script, MODEL, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL, text=True)
-        llama = cls(process)
-        llama.ask("Warm.", 4)
-        return llama
+        found = {}
+        for name, python in ((cls.WHEEL, VENV_PYTHON), (cls.NATIVE, NATIVE_PYTHON)):
+            if not os.path.exists(python):
+                print(f"{name}: not installed (make bench-deps{' NATIVE=1' if name == cls.NATIVE else ''})")
+                continue
+            process = subprocess.Popen([python, script, MODEL, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       stderr=subprocess.DEVNULL, text=True)
+            found[name] = cls(process)
+            found[name].ask("Warm.", 4)
+        return found
 
-    def ask(self, prompt, n_predict):
-        """Timings: prompt_n, prompt_per_second, predicted_n, predicted_per_second."""
-        self.process.stdin.write(json.dumps({"prompt": prompt, "n_predict": n_predict}) + "\n")
+    @classmethod
+    def suffix(cls, name):
+        return ", native build" if name == cls.NATIVE else ""
+
+    @classmethod
+    def goal(cls, name, wheel, native):
+        return native if name == cls.NATIVE else wheel
+
+    def ask(self, prompt, n_predict, keep=False):
+        """Timings: prompt_n, prompt_per_second, predicted_n, predicted_per_second. keep: reuse what it has of the prompt."""
+        self.process.stdin.write(json.dumps({"prompt": prompt, "n_predict": n_predict, "keep": keep}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
