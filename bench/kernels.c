@@ -121,7 +121,7 @@ static void bench_gemms(void)
     static const size_t tokens[] = { 1, 2, 4, 8, 16, 32, 64, 96, 256, 1024 };
     static const struct {
         uint32_t rows, cols;
-    } shapes[] = { { 192, HIDDEN }, { HIDDEN, HIDDEN }, { 960, HIDDEN }, { 2 * MLP, HIDDEN }, { HIDDEN, MLP } };
+    } shapes[] = { { 192, HIDDEN }, { HIDDEN, HIDDEN }, { 960, HIDDEN }, { MLP, HIDDEN }, { HIDDEN, MLP } };
     for (uint32_t type = CRN_W_F32; type <= CRN_W_Q4_1; type++)
         for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
             for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)

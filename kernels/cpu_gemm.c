@@ -23,6 +23,7 @@ enum {
     SOME_OUTPUTS = 48,     /* rows of W of one task when they are some */
     TASK_TOKENS = 256,     /* tokens of one task at most: amortises the library's packing of W */
     TASK_OUTPUTS = 192,    /* rows of W of one task when tokens alone do not give enough tasks */
+    WIDE_OUTPUTS = 768,    /* rows of W up to which a run of tokens takes all of them: more leave the second-level cache */
     TASK_GROUP = 4,        /* tasks come in multiples of this: 2 or 4 threads finish together */
     PANEL_COLUMNS = 768,   /* of a decoded panel: whole blocks */
     PANEL_FLOATS = 192 * 768,
@@ -166,7 +167,8 @@ static size_t run_of(size_t n, size_t most)
     return rounded_up((n + n_tasks - 1) / n_tasks, CRN_GEMV_MAX);
 }
 
-/* Few or some tokens: runs of rows of W. Many: runs of tokens, each with all of W, where that gives enough of them. Else both. */
+/* Few or some tokens: runs of rows of W. Many: runs of tokens, where that gives enough of them, each with as much of W as stays
+ * in cache. Else both. */
 static void cut(struct gemm_job *job)
 {
     bool f32 = job->w->type == CRN_W_F32;
@@ -182,7 +184,7 @@ static void cut(struct gemm_job *job)
         job->multiply = f32 ? multiply_f32 : multiply_decoded;
         if (f32 && job->m >= TASK_TOKENS) {
             job->tokens = run_of(job->m, TASK_TOKENS);
-            job->outputs = job->w->rows;
+            job->outputs = job->w->rows <= WIDE_OUTPUTS ? job->w->rows : run_of(job->w->rows, WIDE_OUTPUTS / 2);
         }
     }
     job->n_output_tasks = (job->w->rows + job->outputs - 1) / job->outputs;
