@@ -107,7 +107,7 @@ static int parse_spill(const struct crn_cmd *cmd, int argc, char **argv, struct 
             if (parse_layers(value, &out->first, &out->last) != 0)
                 return crn_cmd_usage(cmd, "--layers needs A-B");
             i++;
-        } else if (strcmp(argv[i], "--tier") == 0) {
+        } else if (strcmp(argv[i], "--tier") == 0 || strcmp(argv[i], "--to") == 0) {
             if (strcmp(value, "host") != 0 && strcmp(value, "nvme") != 0)
                 return crn_cmd_usage(cmd, "--tier needs host or nvme");
             out->tier = value[0] == 'h' ? CAIRN_TIER_HOST : CAIRN_TIER_NVME;

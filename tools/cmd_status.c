@@ -52,6 +52,18 @@ static void print_memory(const struct counters *c)
 
 #define N(name) value_of(c, name)
 
+static void print_tiers(const struct counters *c)
+{
+    char a[32], b[32];
+    printf("tiers     %" PRIu64 " spilled, %" PRIu64 " restored, %" PRIu64 " failed; attached payloads found: %" PRIu64 " device, %" PRIu64
+           " host, %" PRIu64 " nvme\n",
+           N("spilled_total"), N("restored_total"), N("restore_failed_total"), N("hits_device_total"), N("hits_host_total"),
+           N("hits_nvme_total"));
+    if (N("nvme_limit_bytes") > 0)
+        printf("rates     down %s/s, %" PRIu64 " waiting; up %s/s, %" PRIu64 " waiting\n", crn_cmd_bytes(N("spill_bytes_per_second"), a),
+               N("spill_queue"), crn_cmd_bytes(N("restore_bytes_per_second"), b), N("restore_queue"));
+}
+
 static void print_text(const struct counters *c)
 {
     char a[32];
@@ -70,8 +82,7 @@ static void print_text(const struct counters *c)
     printf("published %" PRIu64 " entries, %" PRIu64 " compressed, %" PRIu64 " evicted, %" PRIu64
            " refused for room\n",
            N("commit_total"), N("compress_total"), N("evicted_total"), N("full_total"));
-    printf("tiers     %" PRIu64 " spilled, %" PRIu64 " restored, %" PRIu64 " failed\n", N("spilled_total"),
-           N("restored_total"), N("restore_failed_total"));
+    print_tiers(c);
     printf("trouble   %" PRIu64 " bad messages, %" PRIu64 " denied, %" PRIu64 " dead workers, %" PRIu64
            " corrupt, %" PRIu64 " I/O errors\n",
            N("bad_message_total"), N("denied_total"), N("session_reaped_total"), N("corrupt_total"),
