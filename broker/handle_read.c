@@ -7,6 +7,7 @@
 #include "broker/lease.h"
 #include "broker/listing.h"
 #include "broker/match.h"
+#include "broker/options.h"
 #include "broker/tier.h"
 
 #include <errno.h>
@@ -153,13 +154,25 @@ static int find_path(struct crn_call *call, struct crn_query *q, struct crn_path
     return status == 0 ? crn_match_query(call->session->space, q, out_path) : status;
 }
 
+/* What the reader can choose from; behind the path's records in the scratch buffer. */
+static struct crn_bytes option_recs(struct crn_call *call, const struct crn_query *q,
+                                    const struct crn_path *path)
+{
+    struct crn_option_rec *recs = (struct crn_option_rec *)(void *)(call->scratch[2] + 4096);
+    _Static_assert(4096 + CRN_OPTIONS_MAX * sizeof *recs <= sizeof call->scratch[2], "scratch");
+    bool inspect = (q->flags & CRN_ATTACH_INSPECT) != 0;
+    uint32_t n = inspect ? 0 : crn_options_list(call->session->space, q, path, recs);
+    return (struct crn_bytes){recs, n * (uint32_t)sizeof *recs};
+}
+
 /* The path and what it consists of; the path gets shorter until the answer fits. */
 static int list_path(struct crn_call *call, struct crn_path *path, bool all,
                      struct crn_listing *l)
 {
     int status = 0;
     while (path->n > 0) {
-        size_t other = path->n * sizeof(struct crn_path_rec) + sizeof(struct crn_plan_rec);
+        size_t other = path->n * sizeof(struct crn_path_rec) + sizeof(struct crn_plan_rec) +
+                       CRN_OPTIONS_MAX * sizeof(struct crn_option_rec);
         status = crn_listing_path(l, path, all, other);
         if (status == 0 || path->n == 1)
             break;
@@ -233,7 +246,9 @@ int crn_handle_attach(struct crn_call *call)
                           .settings = settings,
                           .min_quality = (uint32_t)m->min_quality,
                           .flags = (uint32_t)m->flags,
-                          .plan = m->plan};
+                          .plan = m->plan,
+                          .waiting = (uint32_t)m->waiting};
+    bool counts = (q.flags & (CRN_ATTACH_INSPECT | CRN_ATTACH_AGAIN)) == 0;
     struct crn_path path;
     struct crn_lease *lease;
     crn_wire_text(m->settings, settings, sizeof settings);
@@ -242,7 +257,6 @@ int crn_handle_attach(struct crn_call *call)
         status = list_path(call, &path, (q.flags & CRN_ATTACH_INSPECT) != 0, &listing);
     if (status != 0)
         return status;
-    bool counts = (q.flags & CRN_ATTACH_INSPECT) == 0;
     if (counts && path.n == 0)
         count_match(&s->space->stats, &path);
     call->out.attached.class_ = path.class_;
@@ -253,6 +267,8 @@ int crn_handle_attach(struct crn_call *call)
     if (status != 0)
         return crn_call_fail(call, status, "attach: %u leases are held, release some",
                              s->n_leases);
+    call->out.attached.options = option_recs(call, &q, &path); /* before restores begin */
+    call->out.attached.restore_rate = crn_tier_restore_rate(s->space);
     status = crn_tier_want(s, lease, &path, &listing);
     if (status != 0) {
         crn_lease_end(s, lease);
@@ -263,9 +279,19 @@ int crn_handle_attach(struct crn_call *call)
     }
     if (counts)
         count_match(&s->space->stats, &path);
-    count_attach(s, &path, lease, &listing);
+    if ((q.flags & CRN_ATTACH_AGAIN) == 0)
+        count_attach(s, &path, lease, &listing);
     answer_attach(call, &path, lease, &listing);
     return 0;
+}
+
+static void count_choice(struct crn_stats *stats, uint64_t reason)
+{
+    CRN_ADD(stats, choice_plan_total, reason == CAIRN_REASON_PLAN);
+    CRN_ADD(stats, choice_queue_total, reason == CAIRN_REASON_QUEUE);
+    CRN_ADD(stats, choice_deadline_total, reason == CAIRN_REASON_DEADLINE);
+    CRN_ADD(stats, choice_late_total, reason == CAIRN_REASON_LATE);
+    CRN_ADD(stats, choice_break_even_total, reason == CAIRN_REASON_BREAK_EVEN);
 }
 
 int crn_handle_release(struct crn_call *call)
@@ -276,6 +302,7 @@ int crn_handle_release(struct crn_call *call)
         CRN_COUNT(&call->session->space->stats, stale_total);
         return crn_call_fail(call, status, "release: no such lease; it ended before");
     }
+    count_choice(&call->session->space->stats, call->in->release.reason);
     crn_lease_end(call->session, lease);
     return 0;
 }

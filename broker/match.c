@@ -39,7 +39,7 @@ struct judge {
     const struct crn_plan *plan; /* chosen by the first approximate part */
 };
 
-static uint8_t why_not(const struct crn_plan *plan, const struct crn_entry *e,
+uint8_t crn_match_fits(const struct crn_plan *plan, const struct crn_entry *e,
                        const struct crn_query *q)
 {
     if (plan->rec.quality_ppm < q->min_quality && plan->rec.id != q->plan)
@@ -49,25 +49,33 @@ static uint8_t why_not(const struct crn_plan *plan, const struct crn_entry *e,
     return CAIRN_REASON_PLAN;
 }
 
-/* The best plan of the pair that fits this entry; NULL with the reason why there is none. */
+/* Requests that wait are better served by the cheapest plan that meets a floor (method.md 1.2.5). The reader has the last word:
+ * it knows its own speed (options.c). */
+static bool wants_cheap(const struct crn_query *q)
+{
+    return q->waiting > 0 && q->min_quality > 0;
+}
+
+/* The best plan of the pair that fits this entry, or the cheapest; NULL with the reason why there is none. */
 static const struct crn_plan *choose(const struct judge *j, const struct crn_entry *e,
                                      uint8_t *out_reason)
 {
-    const struct crn_plan *p = NULL;
+    const struct crn_plan *p = NULL, *best = NULL;
     *out_reason = CAIRN_REASON_NO_PLAN;
     while ((p = crn_plans_next(&j->space->plans, p, &e->producer->digest, &j->query->model)) !=
            NULL) {
         if (j->query->plan != 0 && p->rec.id != j->query->plan)
             continue;
-        uint8_t reason = why_not(p, e, j->query);
-        if (reason == CAIRN_REASON_PLAN) {
-            *out_reason = reason;
-            return p;
-        }
-        if (*out_reason != CAIRN_REASON_NO_STATE)
+        uint8_t reason = crn_match_fits(p, e, j->query);
+        if (reason == CAIRN_REASON_PLAN &&
+            (best == NULL || (wants_cheap(j->query) && p->rec.cost_ppm < best->rec.cost_ppm)))
+            best = p;
+        if (best != NULL)
+            *out_reason = CAIRN_REASON_PLAN;
+        else if (*out_reason != CAIRN_REASON_NO_STATE)
             *out_reason = reason;
     }
-    return NULL;
+    return best;
 }
 
 static uint8_t judge_approx(struct judge *j, const struct crn_entry *e, uint8_t *out_reason)
@@ -84,7 +92,7 @@ static uint8_t judge_approx(struct judge *j, const struct crn_entry *e, uint8_t 
         *out_reason = CAIRN_REASON_NO_PLAN;
         return CAIRN_CLASS_NONE;
     }
-    *out_reason = why_not(j->plan, e, j->query);
+    *out_reason = crn_match_fits(j->plan, e, j->query);
     return *out_reason == CAIRN_REASON_PLAN ? CAIRN_CLASS_APPROX : CAIRN_CLASS_NONE;
 }
 

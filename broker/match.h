@@ -15,6 +15,7 @@ struct crn_query {
     uint32_t flags;         /* CRN_MATCH_*, CRN_ATTACH_* */
     uint64_t plan;          /* force this one; 0: the best */
     const char *settings;   /* of prefill pyramids that it takes; "": none */
+    uint32_t waiting;       /* requests behind this one */
     struct cairn_digest model, family; /* of the receiver */
 };
 
@@ -34,6 +35,9 @@ struct crn_path {
 /* The longest usable path by hashes. CAIRN_E_MISS when a forced plan does not exist; no hit is a path of n = 0. */
 int crn_match_query(const struct crn_space *space, const struct crn_query *query,
                     struct crn_path *out_path);
+/* CAIRN_REASON_PLAN when the plan may be used on this entry, else what is in its way. */
+uint8_t crn_match_fits(const struct crn_plan *plan, const struct crn_entry *entry,
+                       const struct crn_query *query);
 /* The path to one entry, each part as long as the next one lets it be. */
 int crn_match_entry(const struct crn_space *space, struct crn_entry *leaf,
                     const struct crn_query *query, struct crn_path *out_path);

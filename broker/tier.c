@@ -770,6 +770,15 @@ const char *crn_tier_text(const struct crn_tier *t)
     return t == NULL ? "" : crn_spill_text(crn_store_spill(t->store));
 }
 
+uint64_t crn_tier_restore_rate(const struct crn_space *space)
+{
+    struct crn_spill_stats stats;
+    if (space->tier == NULL)
+        return 0;
+    crn_spill_stats(crn_store_spill(space->tier->store), &stats);
+    return stats.read_per_second;
+}
+
 void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out)
 {
     const struct crn_tier *t = space->tier;

@@ -92,6 +92,8 @@ struct crn_tier_layers {
 int crn_tier_spill(struct crn_entry *e, const struct crn_tier_layers *what, crn_tier_done *done, void *ctx);
 int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx);
 
+/* Bytes per second that restores were measured to bring back; 0: none yet. */
+uint64_t crn_tier_restore_rate(const struct crn_space *space);
 /* Adds gauges to a namespace's counters. */
 void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out);
 struct crn_store *crn_tier_store(const struct crn_tier *t);

@@ -123,8 +123,11 @@ struct cairn_query {
     uint64_t plan;          /* force this plan; 0: the best one */
     struct cairn_entry_id entry; /* instead of tokens: this entry (CAIRN_QUERY_INSPECT) */
     const char *settings;   /* prefill pyramids made with these settings serve too (cairn_draft_options); NULL: none do */
+    uint32_t waiting;       /* requests behind this one: with a floor, the plan of least work that meets it */
+    uint32_t reserved;
+    uint64_t first_token_ns; /* when the first token is wanted, CLOCK_MONOTONIC: the best plan in time; 0: the best plan */
 };
-#define CAIRN_QUERY_INIT { sizeof(struct cairn_query), 0, 0, 0, 0, 0, { 0 }, 0 }
+#define CAIRN_QUERY_INIT { sizeof(struct cairn_query), 0, 0, 0, 0, 0, { 0 }, 0, 0, 0, 0 }
 #define CAIRN_QUERY_EXACT_ONLY 1u /* this model's own entries only */
 #define CAIRN_QUERY_INSPECT 2u    /* all payloads, whatever the class and even without a plan: for tools and measurements */
 
@@ -146,13 +149,30 @@ CAIRN_API int cairn_match(struct cairn_client *client, const struct cairn_query 
 struct cairn_lease;
 
 /* cairn_attach - match and take a lease, in one round trip; restores of spilled payloads begin. Maps each arena once, ever.
- * The tokens are compared: a part ends where they differ.
+ * The tokens are compared: a part ends where they differ. The plan is chosen from all that the broker has for the pair and that
+ * meet the floor, by what they would take here (cairn_report): design of method.md 1.2.5. Another choice than the broker's costs a
+ * second round trip. When an own prefill is estimated to be quicker than any of them, nothing is attached (CAIRN_REASON_BREAK_EVEN).
  * own     end with cairn_release
  * fails   CAIRN_E_MISS when nothing usable is cached (cairn_error says why), CAIRN_E_GONE, CAIRN_E_TIMEOUT, CAIRN_E_STALE (entry) */
 CAIRN_API int cairn_attach(struct cairn_client *client, const struct cairn_query *query, uint64_t deadline_ns,
                            struct cairn_lease **out_lease);
 /* cairn_last_reason - enum cairn_reason of the last match or attach: why this class, or why nothing. */
 CAIRN_API uint32_t cairn_last_reason(const struct cairn_client *client);
+/* How long something took. Averages over the last reports of a length are what cairn_attach estimates with; one outlier does not
+ * change them. Without reports nothing is estimated: the best plan is used. */
+struct cairn_timing {
+    size_t struct_size;
+    uint32_t what;     /* CAIRN_TIMED_* */
+    uint32_t n_tokens; /* length of the context */
+    uint64_t work;     /* tokens x layers computed; a suffix: 1 */
+    uint64_t ns;
+};
+#define CAIRN_TIMING_INIT { sizeof(struct cairn_timing), 0, 0, 0, 0 }
+#define CAIRN_TIMED_PREFILL 1u /* an own prefill */
+#define CAIRN_TIMED_RUN 2u     /* a plan's run with its state map: work is rows summed over the run's layers */
+#define CAIRN_TIMED_SUFFIX 3u  /* from the end of the context to the first token */
+/* cairn_report - tell the client how fast this worker is. No message. CAIRN_E_ARG */
+CAIRN_API int cairn_report(struct cairn_client *client, const struct cairn_timing *timing);
 /* cairn_release - ends the lease; its views are invalid afterwards. NULL allowed. Never blocks. */
 CAIRN_API void cairn_release(struct cairn_lease *lease);
 /* cairn_lease_check - 0 while everything read so far was valid; CAIRN_E_STALE otherwise. No message, no system call. */
@@ -201,6 +221,8 @@ struct cairn_lease_info {
     const uint16_t *wants;  /* [n_wants] layers: states that stored plans start from and that this entry of yours lacks; siblings
                              * cannot use it before a draft that replaces this lease puts them (cairn_put_state) */
     uint32_t n_wants;
+    uint64_t estimate_ns;   /* to the first token with this lease, when it was chosen; 0: not known */
+    uint64_t prefill_ns;    /* after an own prefill; 0: not known */
 };
 /* cairn_lease_info - valid as long as the lease. */
 CAIRN_API const struct cairn_lease_info *cairn_lease_info(const struct cairn_lease *lease);

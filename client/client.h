@@ -8,6 +8,7 @@
 
 #include "client/cairn.h"
 #include "client/ring.h"
+#include "client/speed.h"
 #include "ipc/chan.h"
 #include "ipc/control.h"
 #include "ipc/mem.h"
@@ -61,6 +62,7 @@ struct cairn_client {
     void *spare;                 /* memory of the last lease that ended: the next one takes it over */
     size_t spare_bytes;
     uint32_t reason;             /* enum cairn_reason of the last match or attach */
+    struct crn_learned learned;
     struct cairn_client_stats stats;
     char error[256];
     uint8_t in[CRN_MESSAGE_MAX], out[CRN_MESSAGE_MAX];

@@ -53,7 +53,7 @@ enum cairn_class {
 enum cairn_reason {
     CAIRN_REASON_NONE = 0,
     CAIRN_REASON_SAME_MODEL = 1, /* exact */
-    CAIRN_REASON_PLAN = 2,       /* approx, by a stored plan */
+    CAIRN_REASON_PLAN = 2,       /* approx, by the best stored plan */
     CAIRN_REASON_NO_ENTRY = 3,   /* nothing is cached for these tokens */
     CAIRN_REASON_NO_PLAN = 4,    /* cached by a sibling, but no plan for the pair */
     CAIRN_REASON_QUALITY = 5,    /* every plan is below the quality floor */
@@ -61,6 +61,10 @@ enum cairn_reason {
     CAIRN_REASON_WHOLE_ONLY = 7, /* a prefill pyramid of another length */
     CAIRN_REASON_OTHER_FAMILY = 8,
     CAIRN_REASON_SETTINGS = 9,   /* a prefill pyramid of other settings than the receiver takes */
+    CAIRN_REASON_QUEUE = 10,     /* approx: requests wait, least work that meets the floor */
+    CAIRN_REASON_DEADLINE = 11,  /* approx: the best plan that is in time */
+    CAIRN_REASON_LATE = 12,      /* approx: no plan is in time, the quickest */
+    CAIRN_REASON_BREAK_EVEN = 13, /* none: an own prefill is quicker */
 };
 
 /* How an entry's token sets were made. */

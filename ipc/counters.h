@@ -58,7 +58,12 @@
     X(spill_bytes_per_second, G, "measured rate of spills")                                        \
     X(restore_bytes_per_second, G, "measured rate of restores")                                    \
     X(recovered_entries, G, "entries that came back at start")                                     \
-    X(dropped_entries, G, "entries of the catalogue that did not check at start")
+    X(dropped_entries, G, "entries of the catalogue that did not check at start")                  \
+    X(choice_plan_total, T, "readers that used the best plan")                                     \
+    X(choice_queue_total, T, "readers that took the cheapest plan because requests waited")        \
+    X(choice_deadline_total, T, "readers that took the best plan in time")                         \
+    X(choice_late_total, T, "readers that took the quickest plan, too late")                       \
+    X(choice_break_even_total, T, "readers that prefilled because it was quicker")
 
 enum crn_counter {
 #define CRN_COUNTER_ENUM(name, kind, help) CRN_COUNTER_##name,

@@ -45,6 +45,7 @@ enum crn_msg_type {
 
 enum { CRN_MATCH_PIN_NONE = 0, CRN_MATCH_EXACT_ONLY = 1 }; /* match.flags, attach.flags */
 enum { CRN_ATTACH_INSPECT = 2 };                           /* attach.flags: all payloads, whatever the class */
+enum { CRN_ATTACH_AGAIN = 4 };                             /* attach.flags: counted before; another plan of the same path */
 enum { CRN_DRAFT_EXCLUSIVE = 1,                            /* draft.flags: EXISTS when the context is cached by this model */
        CRN_DRAFT_SPILL_INT8 = 2 };                         /* int8 on the way down to NVMe */
 enum { CRN_SPILL_INT8 = 1 };                               /* spill.flags */
@@ -102,6 +103,15 @@ struct crn_plan_rec {
     uint64_t map_off, map_bytes, map_checksum;
 };
 _Static_assert(sizeof(struct crn_plan_rec) == 104, "wire record");
+
+struct crn_option_rec { /* a plan on a path; plan 0: an exact path */
+    uint64_t plan;
+    uint64_t run_tokens;            /* rows to recompute, summed over the run's layers */
+    uint64_t state_bytes, kv_bytes; /* not in memory now */
+    uint32_t quality_ppm;
+    uint32_t tier;                  /* where they are: enum cairn_tier */
+};
+_Static_assert(sizeof(struct crn_option_rec) == 40, "wire record");
 
 struct crn_entry_rec { /* `ls` and `show` */
     uint64_t entry, parent;

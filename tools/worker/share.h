@@ -28,7 +28,9 @@ struct crn_reuse_choice {
     int hold;                 /* keep all rows of the run's first layer throughout */
     const char *settings;     /* of the own prefill pyramid: such entries serve; NULL: none do */
     float min_quality;
-    uint32_t timeout_ms; /* for each attach, publish, ... */
+    uint32_t deadline_ms; /* from a request to its first token; 0: none */
+    uint32_t waiting;     /* requests behind the one in hand */
+    uint32_t timeout_ms;  /* for each attach, publish, ... */
 };
 
 /* Publish-time sets. */
@@ -53,7 +55,9 @@ struct crn_reuse_result {
     int mapped;
     uint32_t n_wants; /* states that plans start from and that this model's own entry lacks */
     struct cairn_digest producer;
+    uint64_t run_tokens;         /* rows recomputed, summed over the run's layers */
     double match_s, map_s, run_s, suffix_s;
+    double estimate_s, prefill_s; /* to the first token: as estimated, and after a prefill; 0: not known */
 };
 
 /* Attaches what is cached of tokens [n]; NULL lease and 0 when there is nothing to use (out_result

@@ -52,6 +52,9 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
     query.tokens = tokens;
     query.n_tokens = n;
     query.min_quality = choice->min_quality;
+    query.waiting = choice->waiting;
+    if (choice->deadline_ms > 0)
+        query.first_token_ns = cairn_deadline_in(choice->deadline_ms);
     query.settings = choice->settings;
     query.flags = choice->mode == CRN_REUSE_AUTO ? 0 : CAIRN_QUERY_INSPECT;
     int status = 0;
@@ -78,6 +81,8 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
     out_result->n_tokens = info->n_tokens;
     out_result->n_wants = choice->mode == CRN_REUSE_AUTO ? info->n_wants : 0;
     out_result->producer = info->parts[0].producer;
+    out_result->estimate_s = 1e-9 * (double)info->estimate_ns;
+    out_result->prefill_s = 1e-9 * (double)info->prefill_ns;
     return 0;
 }
 
@@ -93,6 +98,7 @@ struct reuse {
     struct crn_kv *piece; /* private layers of the part in hand */
     uint8_t *added;       /* [n_layers][n_parts]: this shared payload is in the cache */
     int hold;
+    uint64_t run_tokens;
     double map_s, run_s, suffix_s;
 };
 
@@ -152,6 +158,7 @@ static int run_layer(void *ctx, uint32_t part, uint32_t layer, int last,
     struct crn_kv *kv = &r->piece[layer];
     const struct crn_cache_layer *spans = &r->cache->layers[layer];
     double start = now_s();
+    r->run_tokens += r->pass.n;
     int status = crn_kv_init_in(kv, &r->e->exec, r->e->kv_dtype, s->n_kv_heads, s->head_dim,
                                 r->pass.n);
     for (uint32_t i = 0; i < part && status == 0 && !last; i++)
@@ -216,6 +223,7 @@ int crn_share_reuse(struct crn_engine *e, struct cairn_lease *lease, const int32
         io_result->run_last = (int32_t)plan->last;
         io_result->mapped = options.plan != NULL ? choice->with_map : (int)plan->has_map;
     }
+    io_result->run_tokens += r.run_tokens;
     io_result->map_s += r.map_s;
     io_result->run_s += r.run_s;
     io_result->suffix_s += r.suffix_s;
