@@ -48,6 +48,10 @@ const char *crn_reason_name(uint32_t reason)
         [CAIRN_REASON_NO_STATE] = "no_state",
         [CAIRN_REASON_WHOLE_ONLY] = "whole_only",
         [CAIRN_REASON_OTHER_FAMILY] = "other_family",
+        [CAIRN_REASON_QUEUE] = "queue",
+        [CAIRN_REASON_DEADLINE] = "deadline",
+        [CAIRN_REASON_LATE] = "late",
+        [CAIRN_REASON_BREAK_EVEN] = "break_even",
         [CAIRN_REASON_SETTINGS] = "settings",
     };
     return reason < sizeof names / sizeof *names ? names[reason] : "unknown";
@@ -230,6 +234,30 @@ static int check_length(const struct job *j)
     return j->n > limit ? CAIRN_E_TOO_BIG : 0;
 }
 
+/* What the next choice of a plan is made from. */
+static void report(struct job *j, uint32_t what, uint64_t work, double seconds)
+{
+    struct cairn_timing t = CAIRN_TIMING_INIT;
+    t.what = what;
+    t.n_tokens = j->n;
+    t.work = work;
+    t.ns = (uint64_t)(1e9 * seconds);
+    if (work > 0 && t.ns > 0)
+        cairn_report(j->w->client, &t);
+}
+
+static void report_times(struct job *j)
+{
+    const struct crn_reuse_result *r = &j->out->reuse;
+    uint64_t n_layers = j->w->engine.weights->shape.n_layers;
+    if (j->w->client == NULL)
+        return;
+    if (!j->w->rule.on) /* a pyramid computes fewer rows */
+        report(j, CAIRN_TIMED_PREFILL, (j->n - r->n_tokens) * n_layers, j->out->prefill_s);
+    report(j, CAIRN_TIMED_RUN, r->run_tokens, r->map_s + r->run_s);
+    report(j, CAIRN_TIMED_SUFFIX, j->n_questions > 0, r->suffix_s);
+}
+
 int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n,
                struct crn_question *questions, uint32_t n_questions, struct crn_outcome *out)
 {
@@ -254,6 +282,7 @@ int crn_answer(struct crn_worker *w, const int32_t *context, uint32_t n,
         status = answer_once(&j, begin);
     }
     if (status == 0) {
+        report_times(&j);
         out->kv_shared_bytes = j.cache.shared_bytes;
         out->kv_private_bytes = crn_cache_private_bytes(&j.cache) + crn_decode_bytes(&j.decode);
     }

@@ -14,6 +14,7 @@
 #include "ipc/log.h"
 #include "kernels/pool.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -336,12 +337,19 @@ static int usable(struct program *p, const struct crn_request *r)
 
 /* Standard input, one by one: each line is answered before the next one is read, so that a caller
  * can wait for the answer. */
+static uint32_t input_waits(void)
+{
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    return poll(&input, 1, 0) == 1 && (input.revents & POLLIN) != 0;
+}
+
 static int answer_stream(struct program *p)
 {
     struct crn_request request;
     size_t number = 0;
     int status;
     while ((status = crn_request_next(stdin, &number, &request)) == 1) {
+        p->worker.reuse.waiting = input_waits();
         if (usable(p, &request))
             answer_group(p, &request, 1);
         crn_request_free(&request);
@@ -363,6 +371,7 @@ static int answer_requests(struct program *p)
         while (n < p->options.batch && i + n < requests.n &&
                goes_with(p, first, &requests.list[i + n]))
             n++;
+        p->worker.reuse.waiting = (uint32_t)(requests.n - i - n);
         answer_group(p, first, n);
     }
     if (status == 0)

@@ -34,6 +34,7 @@ enum option_id {
     OPT_PRIVATE_INT8,
     OPT_HOLD,
     OPT_QUALITY,
+    OPT_DEADLINE,
     OPT_THREADS,
     OPT_PIN,
     OPT_BATCH,
@@ -67,8 +68,11 @@ static const struct {
      OPT_SOCKET},
     {"reuse", "auto|never|full|A-B[+map]", "what to do with cached contexts (default auto)",
      OPT_REUSE},
-    {"quality", "Q", "use only plans that keep this share of this model's own quality",
+    {"quality", "Q", "use only plans that keep this share of this model's own quality, and the cheapest of them "
+     "while requests wait",
      OPT_QUALITY},
+    {"deadline-ms", "MS", "time to the first token: use the best plan that is in time",
+     OPT_DEADLINE},
     {"hold", NULL, "keep all rows of a run's first layer throughout the run", OPT_HOLD},
     {"no-publish", NULL, "do not publish what this worker prefills", OPT_NO_PUBLISH},
     {"pyramid", "off|prefill:d=0.9,rho=0.2|plan|keep=F", "tokens kept (default off)", OPT_PYRAMID},
@@ -431,6 +435,8 @@ static int apply(struct crn_worker_options *o, int id, const char *arg)
         return parse_reuse(o, arg);
     case OPT_QUALITY:
         return parse_float("quality", arg, 0, 1, &o->reuse.min_quality);
+    case OPT_DEADLINE:
+        return count("deadline-ms", arg, 1, 3600000, &o->reuse.deadline_ms);
     case OPT_PYRAMID:
         return parse_pyramid(o, arg);
     case OPT_STATES:

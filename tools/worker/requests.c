@@ -172,7 +172,7 @@ void crn_request_free(struct crn_request *r)
     free(r->question);
     free(r->expected);
     free(r->error);
-    *r = (struct crn_request){ 0 };
+    *r = (struct crn_request){0};
 }
 
 static json_t *run_of(const struct crn_reuse_result *r)
@@ -184,15 +184,18 @@ static json_t *outcome_of(const struct crn_outcome *o)
 {
     char producer[33];
     cairn_digest_text(&o->reuse.producer, producer);
-    return json_pack(
-        "{s:s, s:s, s:s, s:o, s:b, s:I, s:I, s:f, s:{s:f, s:f, s:f, s:f, s:f}, s:f, s:I, s:I, s:b}",
-        "class", crn_class_name(o->reuse.class_), "reason", o->reason, "producer",
-        o->reuse.n_tokens > 0 ? producer : "", "run", run_of(&o->reuse), "map", o->reuse.mapped,
-        "context_tokens", (json_int_t)o->n_context, "reused_tokens", (json_int_t)o->reuse.n_tokens,
-        "ttft_s", o->ttft_s, "ttft_parts", "attach", o->reuse.match_s, "map", o->reuse.map_s, "run",
-        o->reuse.run_s, "prefill", o->prefill_s, "suffix", o->reuse.suffix_s, "total_s", o->total_s,
-        "kv_shared_bytes", (json_int_t)o->kv_shared_bytes, "kv_private_bytes",
-        (json_int_t)o->kv_private_bytes, "published", o->published);
+    return json_pack("{s:s, s:s, s:s, s:o, s:b, s:I, s:I, s:f, s:{s:f, s:f, s:f, s:f, s:f}, "
+                     "s:{s:f, s:f}, s:f, s:I, "
+                     "s:I, s:b}",
+                     "class", crn_class_name(o->reuse.class_), "reason", o->reason, "producer",
+                     o->reuse.n_tokens > 0 ? producer : "", "run", run_of(&o->reuse), "map",
+                     o->reuse.mapped, "context_tokens", (json_int_t)o->n_context, "reused_tokens",
+                     (json_int_t)o->reuse.n_tokens, "ttft_s", o->ttft_s, "ttft_parts", "attach",
+                     o->reuse.match_s, "map", o->reuse.map_s, "run", o->reuse.run_s, "prefill",
+                     o->prefill_s, "suffix", o->reuse.suffix_s, "estimate_s", "reuse",
+                     o->reuse.estimate_s, "prefill", o->reuse.prefill_s, "total_s", o->total_s,
+                     "kv_shared_bytes", (json_int_t)o->kv_shared_bytes, "kv_private_bytes",
+                     (json_int_t)o->kv_private_bytes, "published", o->published);
 }
 
 /* Bytes of an answer need not be UTF-8: what is not becomes U+FFFD. */
