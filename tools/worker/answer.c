@@ -81,6 +81,8 @@ static int open_cache(struct job *j, uint32_t start)
     int status = crn_cache_init(&j->cache, j->w->engine.weights->shape.n_layers);
     if (status == 0 && j->n_questions > 0)
         status = crn_decode_begin(&j->decode, &j->w->engine, j->questions, j->n_questions, start);
+    if (status == 0 && j->n_questions > 0)
+        status = crn_decode_thin(&j->decode, &j->w->gen);
     return status;
 }
 

@@ -18,6 +18,7 @@ struct crn_worker {
     struct crn_publish_choice publish;
     struct crn_pyramid_rule rule; /* of an own prefill */
     struct crn_decode_options decode;
+    struct crn_gen_rule gen; /* while generating */
     int private_int8; /* recomputed and prefilled layers become int8 when they are complete */
     int score;        /* given answers are scored instead of generated */
     int alone;        /* the broker was not there: said once */

@@ -88,7 +88,13 @@ void crn_decode_end(struct crn_decode *d)
     free(d->logits);
     free(d->scratch);
     crn_pass_end(&d->pass);
+    crn_gen_end(d->gen);
     *d = (struct crn_decode){0};
+}
+
+int crn_decode_thin(struct crn_decode *d, const struct crn_gen_rule *rule)
+{
+    return rule->on ? crn_gen_begin(rule, d->engine->weights->shape.n_layers, d->n, &d->gen) : 0;
 }
 
 int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span *spans,
@@ -118,6 +124,18 @@ int crn_decode_logits(struct crn_decode *d)
     return status != 0 ? status : crn_engine_logits(d->engine, d->rows, d->n, d->logits);
 }
 
+/* A given token instead of an own one: how likely it was. */
+static int32_t follow(struct crn_question *q, const float *logits, size_t vocab)
+{
+    int32_t token = q->follow[q->n_answer];
+    size_t best = 0;
+    for (size_t i = 1; i < vocab; i++)
+        best = logits[i] > logits[best] ? i : best;
+    q->n_agreed += best == (size_t)token;
+    q->nll += crn_nll(logits, (uint32_t)vocab, (uint32_t)token) / q->n_follow;
+    return token;
+}
+
 /* Takes the next token of every active question from the logits, in order; returns how many go on.
  * active [] is compacted. */
 static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_options *o,
@@ -127,6 +145,12 @@ static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_option
     uint32_t going = 0;
     for (uint32_t i = 0; i < n_active; i++) {
         struct crn_question *q = &d->questions[active[i]];
+        if (q->follow != NULL) {
+            q->answer[q->n_answer] = follow(q, d->logits + i * vocab, vocab);
+            if (++q->n_answer < q->n_follow)
+                active[going++] = active[i];
+            continue;
+        }
         int32_t token =
             (int32_t)crn_sample(&samplers[active[i]], d->logits + i * vocab, vocab, d->scratch);
         if (token == o->stop[0] || token == o->stop[1]) {
@@ -138,6 +162,35 @@ static uint32_t take_tokens(struct crn_decode *d, const struct crn_decode_option
             active[going++] = active[i];
     }
     return going;
+}
+
+/* One layer of a step, its attention counted and its rows thinned. */
+static int thin_layer(struct crn_decode *d, struct crn_layer_call *call, const uint32_t *active)
+{
+    struct crn_score_call *scores = calloc(call->n, sizeof *scores);
+    int status = scores != NULL ? 0 : -ENOMEM;
+    for (uint32_t i = 0; i < call->n && status == 0; i++) {
+        uint32_t rows = call->segments[i].kv->n + 1;
+        scores[i] = (struct crn_score_call){.q_begin = i,
+                                            .q_end = i + 1,
+                                            .span = call->n_spans + i,
+                                            .reduce = CRN_REDUCE_MEAN_ALL,
+                                            .out = crn_gen_scores(d->gen, active[i], rows)};
+        status = scores[i].out != NULL ? 0 : -ENOMEM;
+    }
+    call->scores = scores;
+    call->n_scores = call->n;
+    if (status == 0)
+        status = crn_engine_layer(d->engine, call);
+    for (uint32_t i = 0; i < call->n && status == 0; i++) {
+        struct crn_gen_step step = {.layer = call->layer,
+                                    .answer = active[i],
+                                    .fixed = d->questions[active[i]].n,
+                                    .tokens = (uint32_t)call->pos[i] + 1};
+        status = crn_gen_take(d->gen, &step, call->segments[i].kv);
+    }
+    free(scores);
+    return status;
 }
 
 static int step(struct crn_decode *d, const struct crn_cache *cache, const uint32_t *active,
@@ -166,7 +219,7 @@ static int step(struct crn_decode *d, const struct crn_cache *cache, const uint3
                                       .n_spans = spans->n,
                                       .segments = d->segments,
                                       .n_segments = n};
-        status = crn_engine_layer(d->engine, &call);
+        status = d->gen != NULL ? thin_layer(d, &call, active) : crn_engine_layer(d->engine, &call);
     }
     return status != 0 ? status : crn_engine_logits(d->engine, p->h, n, d->logits);
 }
@@ -182,6 +235,8 @@ int crn_decode_generate(struct crn_decode *d, const struct crn_cache *cache,
         samplers[i] = options->sampler;
         d->questions[i].n_answer = 0;
         d->questions[i].stopped = 0;
+        d->questions[i].n_agreed = 0;
+        d->questions[i].nll = 0;
     }
     while (status == 0 && options->max_tokens > 0 &&
            (n = take_tokens(d, options, samplers, active, n)) > 0) {

@@ -8,6 +8,7 @@
 #define CRN_WORKER_DECODE_H
 
 #include "tools/worker/cache.h"
+#include "tools/worker/gen_pyramid.h"
 #include "tools/worker/pass.h"
 #include "tools/worker/sample.h"
 
@@ -22,6 +23,9 @@ struct crn_question {
     int32_t *answer;   /* out [max_tokens], caller's memory; without the stop token */
     uint32_t n_answer;
     uint32_t stopped; /* 1: ended with the stop token, 0: cut at max_tokens */
+    const int32_t *follow; /* [n_follow]: generating takes these tokens, and scores them, instead of
+                              its own; NULL: none */
+    uint32_t n_follow, n_agreed; /* agreed: that were the most likely ones */
     uint32_t exact;   /* forced: every token of the given answer was the most likely one */
     double nll;       /* forced: mean negative log-likelihood of the given answer */
 };
@@ -40,6 +44,7 @@ struct crn_decode {
     uint32_t n;                   /* questions */
     struct crn_pass pass;         /* all questions' rows */
     struct crn_segment *segments; /* [n], scratch */
+    struct crn_gen *gen;          /* NULL: answers keep all their tokens */
     struct crn_kv *kv;            /* [n_layers][n] */
     uint32_t *next_pos;           /* [n] */
     float *rows, *logits;         /* [n][hidden], [n][vocab] */
@@ -50,6 +55,9 @@ struct crn_decode {
 int crn_decode_begin(struct crn_decode *d, struct crn_engine *e, struct crn_question *questions,
                      uint32_t n, uint32_t start);
 void crn_decode_end(struct crn_decode *d); /* zeroed struct allowed */
+
+/* From here on generating drops tokens of the answers. fails -ENOMEM, CAIRN_E_ARG */
+int crn_decode_thin(struct crn_decode *d, const struct crn_gen_rule *rule);
 
 /* The suffix pass through one layer. Layers 0 .. L-1 in order. */
 int crn_decode_layer(struct crn_decode *d, uint32_t layer, const struct crn_span *spans,

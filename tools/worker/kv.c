@@ -172,6 +172,34 @@ void crn_kv_truncate(struct crn_kv *kv, uint32_t n)
     }
 }
 
+/* Moves one array's rows: those of index to `first`, then the tail. */
+static void keep_rows(char *rows, size_t row, const struct crn_kv *kv, uint32_t first, uint32_t n,
+                      const uint32_t *index, uint32_t n_kept)
+{
+    for (uint32_t i = 0; i < n_kept; i++)
+        memmove(rows + (first + i) * row, rows + index[i] * row, row);
+    memmove(rows + (first + n_kept) * row, rows + (first + n) * row, (kv->n - first - n) * row);
+}
+
+int crn_kv_keep(struct crn_kv *kv, uint32_t first, uint32_t n, const uint32_t *index,
+                uint32_t n_kept)
+{
+    size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    if (crn_memory_apart(&kv->exec))
+        return CAIRN_E_UNSUPPORTED;
+    if (kv->dtype == CAIRN_I8 || n_kept > n || first + n > kv->n)
+        return CAIRN_E_STATE;
+    for (uint32_t h = 0; h < kv->n_heads; h++) {
+        size_t head = (size_t)h * kv->capacity * row;
+        keep_rows((char *)kv->k + head, row, kv, first, n, index, n_kept);
+        keep_rows((char *)kv->v + head, row, kv, first, n, index, n_kept);
+    }
+    keep_rows((char *)kv->pos, sizeof *kv->pos, kv, first, n, index, n_kept);
+    kv->n -= n - n_kept;
+    point_heads(kv);
+    return 0;
+}
+
 /* One head's rows as float32, then as int8. `rows` is scratch [n][dh]. */
 static int quantise_head(const struct crn_kv *from, struct crn_kv *to, uint32_t h,
                          const struct crn_kernel_ops *ops, const struct crn_exec *exec, float *rows)

@@ -46,6 +46,11 @@ int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const str
 /* Drops the rows behind the first n. */
 void crn_kv_truncate(struct crn_kv *kv, uint32_t n);
 
+/* Of rows [first, first + n) only those in index [n_kept], ascending, stay; the rows behind move up.
+ * In host memory, and not int8: else CAIRN_E_UNSUPPORTED, CAIRN_E_STATE. */
+int crn_kv_keep(struct crn_kv *kv, uint32_t first, uint32_t n, const uint32_t *index,
+                uint32_t n_kept);
+
 /* Turns finished rows into int8 with scales (K per channel and 64 rows, V per row): half the memory
  * of f16. No append after. fails -ENOMEM */
 int crn_kv_quantise(struct crn_kv *kv, const struct crn_kernel_ops *ops,

@@ -102,6 +102,7 @@ static int load(struct program *p)
     p->worker.publish = o->publish;
     p->worker.rule = o->rule;
     p->worker.decode = o->decode;
+    p->worker.gen = o->gen;
     memcpy(p->worker.decode.stop, p->chat.end_ids, sizeof p->chat.end_ids);
     p->worker.private_int8 = o->private_int8;
     p->worker.score = o->score;

@@ -27,6 +27,7 @@ enum option_id {
     OPT_REUSE,
     OPT_NO_PUBLISH,
     OPT_PYRAMID,
+    OPT_GEN_PYRAMID,
     OPT_STATES,
     OPT_COMPRESS,
     OPT_KV,
@@ -68,7 +69,8 @@ static const struct {
      OPT_SOCKET},
     {"reuse", "auto|never|full|A-B[+map]", "what to do with cached contexts (default auto)",
      OPT_REUSE},
-    {"quality", "Q", "use only plans that keep this share of this model's own quality, and the cheapest of them "
+    {"quality", "Q",
+     "use only plans that keep this share of this model's own quality, and the cheapest of them "
      "while requests wait",
      OPT_QUALITY},
     {"deadline-ms", "MS", "time to the first token: use the best plan that is in time",
@@ -76,6 +78,8 @@ static const struct {
     {"hold", NULL, "keep all rows of a run's first layer throughout the run", OPT_HOLD},
     {"no-publish", NULL, "do not publish what this worker prefills", OPT_NO_PUBLISH},
     {"pyramid", "off|prefill:d=0.9,rho=0.2|plan|keep=F", "tokens kept (default off)", OPT_PYRAMID},
+    {"gen-pyramid", "on|rho=F,g=F,c=F,w=F,X=N",
+     "drop tokens of the answer while generating (default off)", OPT_GEN_PYRAMID},
     {"states", "L,L,...",
      "layers whose entering state to publish besides those that plans start from", OPT_STATES},
     {"compress", "keep=F[,selector=S][,budget=B][,i8]",
@@ -439,6 +443,10 @@ static int apply(struct crn_worker_options *o, int id, const char *arg)
         return count("deadline-ms", arg, 1, 3600000, &o->reuse.deadline_ms);
     case OPT_PYRAMID:
         return parse_pyramid(o, arg);
+    case OPT_GEN_PYRAMID:
+        if (crn_gen_parse(arg, &o->gen) == 0)
+            return 0;
+        return refuse("gen-pyramid", arg, "want on or rho=0.2,g=0.1,c=0.9,w=1.2,X=16");
     case OPT_STATES:
         return parse_states(o, arg);
     case OPT_COMPRESS:

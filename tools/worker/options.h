@@ -27,6 +27,7 @@ struct crn_worker_options {
     struct crn_publish_choice publish;
     uint16_t states[CAIRN_MAX_STATES];
     struct crn_pyramid_rule rule;
+    struct crn_gen_rule gen;
     char settings[CRN_PYRAMID_TEXT]; /* of a prefill pyramid */
     struct crn_compress compress; /* after the commit; no selector: none */
     uint32_t kv_dtype; /* private K and V */

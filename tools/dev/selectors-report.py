@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Writes docs/data/quality/selectors.md from what tools/family/selectors.py measured; a part of docs/quality.md. A table whose
+measurements are not there is left out, and no number is typed by hand."""
+import json
+import math
+import os
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+DATA = os.path.join(ROOT, "docs", "data", "quality")
+MEMBERS = ("finder", "clerk")
+KEEPS = (0.8, 0.6, 0.4, 0.25, 0.15)
+SELECTORS = ("reread", "snap", "window", "expected", "attention", "value-norm", "key-norm")
+
+
+def load(name):
+    """What was asked, and the lines of the settings; None when it was not measured."""
+    path = os.path.join(DATA, f"{name}.jsonl")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return lines[0]["input"], lines[1:]
+
+
+def wilson(hits, n, z=1.96):
+    share = hits / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def table(head, rows):
+    sides = "|".join("--:" if name.startswith(">") else "---" for name in head)
+    lines = ["| " + " | ".join(name.lstrip(">") for name in head) + " |", f"|{sides}|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def cell(line):
+    if line is None:
+        return ""
+    return f"{line['exact'] / line['questions']:.3f} ({line['nll']:.4f})"
+
+
+def spread(line):
+    low, high = wilson(line["exact"], line["questions"])
+    return f"{low:.3f} to {high:.3f}"
+
+
+def by_spec(lines):
+    return {line["spec"]: line for line in lines}
+
+
+def matrix(member, lines):
+    found = by_spec(lines)
+    rows = []
+    for budget in ("global", "uniform", "linear", "cosine", "delayed"):
+        for selector in SELECTORS:
+            cells = [found.get(f"{selector}:{budget}:{keep}") for keep in KEEPS]
+            if any(cells):
+                rows.append([member, selector, budget, *(cell(c) for c in cells)])
+    return rows
+
+
+def detail(member, lines):
+    found = by_spec(lines)
+    whole = found["whole"]["bytes_per_context"]
+    wanted = ["whole", "whole:i8"] + [f"reread:global:{k}{i8}" for k in KEEPS for i8 in ("", ":i8")]
+    return [[member, f"`{name}`", str(found[name]["questions"]), f"{found[name]['exact'] / found[name]['questions']:.3f}",
+             spread(found[name]), f"{found[name]['nll']:.4f}", f"{found[name]['bytes_per_context'] / whole:.1%}"]
+            for name in wanted if name in found]
+
+
+def cost(member, lines):
+    """Seconds are of a machine with other work on it: they compare within a member's run only."""
+    found = by_spec(lines)
+    base = found["reread:global:0.25"]["score_s"]
+    rows = []
+    for how in ("", ":c256", ":c128", ":s2", ":s4", ":c256:s2"):
+        cells = [found.get(f"reread:global:{keep}{how}") for keep in (0.4, 0.25)]
+        if any(cells):
+            rows.append([member, f"`reread{how}`", f"{next(c for c in cells if c)['score_s'] / base:.2f}", *(cell(c) for c in cells)])
+    for selector in SELECTORS[1:]:
+        cells = [found.get(f"{selector}:global:{keep}") for keep in (0.4, 0.25)]
+        if any(cells):
+            rows.append([member, f"`{selector}`", f"{next(c for c in cells if c)['score_s'] / base:.2f}", *(cell(c) for c in cells)])
+    return rows
+
+
+def source(given):
+    return (f"- {given['member']}: {given['contexts']} contexts, {given['questions']} questions each, seed {given['seed']}, prose from "
+            f"{given['prose']}, SHA-256 of the questions {given['sha256'][:16]}\n")
+
+
+def selectors():
+    measured = {member: load(f"selectors-{member}") for member in MEMBERS}
+    measured = {member: data for member, data in measured.items() if data is not None}
+    if not measured:
+        return ""
+    rows = {part.__name__: [row for member, (_, lines) in measured.items() for row in part(member, lines)]
+            for part in (matrix, detail, cost)}
+    return f"""## Selectors on equal bytes
+
+Base's cache, the receiver's run mapped, private and whole, all other layers cut after publishing, blind to the questions
+(`tools/family/selectors.py`, `bench/selectors`). Each cell is the share of exactly right answers, and in brackets the mean nll of the right answers.
+`global`: one threshold over all layers and KV heads; `uniform`: each head equally many; the others shape the share by depth.
+
+{table(["receiver", "selector", "budget", *(f">{k:.0%} kept" for k in KEEPS)], rows["matrix"])}
+Re-reading with one threshold, and int8 on top (K per channel in blocks of 64 tokens, V per token and head, 4 sinks wide); bytes are those
+of the attached layers, over whole f16:
+
+{table(["receiver", "setting", ">questions", ">exact match", "95 % interval", ">nll", ">bytes"], rows["detail"])}
+What scoring costs, in units of one whole re-reading, and what cheaper ones lose: `cN` reads N tokens at a time, `sN` every N-th token.
+
+{table(["receiver", "selector", ">cost", ">40 % kept", ">25 % kept"], rows["cost"])}
+{"".join(source(given) for given, _ in measured.values())}"""
+
+
+def generation():
+    measured = load("gen-pyramid")
+    if measured is None:
+        return ""
+    given, lines = measured
+    rows = [[f"`{line['rule']}`", str(line["tokens"]), f"{line['agreed'] / line['tokens']:.4f}",
+             "{:.4f} to {:.4f}".format(*wilson(line["agreed"], line["tokens"])), f"{line['nll']:.4f}", f"{line['rows']:.1%}"]
+            for line in lines]
+    return f"""## Dropping tokens while generating
+
+`--gen-pyramid`: base writes with its full cache, then follows these tokens under each rule (`tools/family/selectors.py generate`,
+`bench/gen_pyramid`). Agreement: how often its most likely token is that of the full cache, over all tokens, later ones depending on
+earlier ones; nll is that of the full cache's tokens; rows are those of the question and the answer that are left at the end.
+
+{table(["rule", ">tokens", ">agreement", "95 % interval", ">nll", ">rows left"], rows)}
+{source(given)}"""
+
+
+def main():
+    parts = [part for part in (selectors(), generation()) if part]
+    if parts:
+        with open(os.path.join(DATA, "selectors.md"), "w", encoding="utf-8") as file:
+            file.write("\n".join(parts).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
