@@ -45,7 +45,7 @@ void crn_lru_place(struct crn_entry *e)
 
 struct crn_lru_walk crn_lru_from_coldest(struct crn_space *space, enum crn_lru_list list)
 {
-    return (struct crn_lru_walk){space->lru[list].coldest, space->lru[list].n};
+    return (struct crn_lru_walk){space->lru[list].coldest, space->lru[list].n, CRN_LRU_MOVES};
 }
 
 struct crn_entry *crn_lru_next(struct crn_lru_walk *walk)
@@ -54,8 +54,10 @@ struct crn_entry *crn_lru_next(struct crn_lru_walk *walk)
         struct crn_entry *e = walk->next;
         walk->next = e->lru.hotter;
         walk->left--;
-        if (e->used_ns <= e->lru.since_ns && list_of(e) == (enum crn_lru_list)e->lru.list)
+        bool in_place = e->used_ns <= e->lru.since_ns && list_of(e) == (enum crn_lru_list)e->lru.list;
+        if (in_place || walk->moves_left == 0)
             return e;
+        walk->moves_left--;
         crn_lru_place(e);
     }
     return NULL;

@@ -17,6 +17,8 @@ enum crn_lru_list { CRN_LRU_COLD = 0, CRN_LRU_NEW = 1, CRN_LRU_USED = 2, CRN_LRU
 
 #define CRN_LRU_CANDIDATES 64u /* entries that may go, weighed per search and list */
 
+#define CRN_LRU_MOVES 512u
+
 struct crn_lru {
     struct crn_entry *coldest, *hottest;
     uint32_t n;
@@ -34,10 +36,11 @@ struct crn_lru_node {
 void crn_lru_place(struct crn_entry *e);
 void crn_lru_remove(struct crn_entry *e);
 
-/* From the coldest entry to hotter ones. What was used meanwhile is moved on the way and not returned; nor is anything twice. */
+/* From the coldest entry to hotter ones. What was used meanwhile is moved on the way and not returned, up to CRN_LRU_MOVES of
+ * them; nothing is returned twice. */
 struct crn_lru_walk {
     struct crn_entry *next;
-    uint32_t left;
+    uint32_t left, moves_left;
 };
 struct crn_lru_walk crn_lru_from_coldest(struct crn_space *space, enum crn_lru_list list);
 struct crn_entry *crn_lru_next(struct crn_lru_walk *walk); /* NULL at the end */
