@@ -277,7 +277,7 @@ def agents():
 
 def kv_bytes(how, goal, publish, read):
     """Cache bytes of four agents on one context: what is shared counts once, private runs for each."""
-    members = ("base", "finder", "clerk", "finder")
+    members = [FLEET[i % len(FLEET)] for i in range(4)]
     with bench.Broker() as broker:
         broker.put_plans()
         request = bench.contexts("finder", 1000 if bench.QUICK else 4000, 1, seed=9)[0][0]
