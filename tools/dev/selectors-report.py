@@ -86,6 +86,17 @@ def cost(member, lines):
     return rows
 
 
+def sentence(member, lines):
+    """What the tables say at a quarter of the tokens."""
+    found = by_spec(lines)
+    others = [line for name, line in found.items() if ":0.25" in name and not name.startswith("reread") and name.count(":") == 2]
+    best = max(others, key=lambda line: (line["exact"], -line["nll"]))
+    whole, read = found["whole"], found["reread:global:0.25"]
+    points = [100 * (line["exact"] - whole["exact"]) / whole["questions"] for line in (read, best)]
+    return (f"- {member}: a quarter of the tokens, re-read, one threshold: {points[0]:+.1f} points against the whole cache (nll "
+            f"{whole['nll']:.4f} → {read['nll']:.4f}); the best of the others, `{best['spec']}`: {points[1]:+.1f} (nll {best['nll']:.4f}).\n")
+
+
 def source(given):
     return (f"- {given['member']}: {given['contexts']} contexts, {given['questions']} questions each, seed {given['seed']}, prose from "
             f"{given['prose']}, SHA-256 of the questions {given['sha256'][:16]}\n")
@@ -104,6 +115,7 @@ Base's cache, the receiver's run mapped, private and whole, all other layers cut
 (`tools/family/selectors.py`, `bench/selectors`). Each cell is the share of exactly right answers, and in brackets the mean nll of the right answers.
 `global`: one threshold over all layers and KV heads; `uniform`: each head equally many; the others shape the share by depth.
 
+{"".join(sentence(member, lines) for member, (_, lines) in measured.items())}
 {table(["receiver", "selector", "budget", *(f">{k:.0%} kept" for k in KEEPS)], rows["matrix"])}
 Re-reading with one threshold, and int8 on top (K per channel in blocks of 64 tokens, V per token and head, 4 sinks wide); bytes are those
 of the attached layers, over whole f16:
