@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #define MAX_TRIES 32u
+#define MAX_WAITING_WRITES 16u /* nothing more is prepared while so many wait: what was prepared takes memory */
 #define RATE_WINDOW_NS 1000000000ull
 
 static uint64_t now_ns(void)
@@ -120,6 +121,8 @@ bool crn_spill_next_locked(struct crn_spill *s, struct crn_spill_piece *out_piec
     io->in_flight++;
     if (io->issued == io->total)
         pop(q);
+    if (q == &s->writes && s->prepares.head != NULL)
+        pthread_cond_signal(&s->check_work);
     s->in_flight++;
     s->max_in_flight = s->in_flight > s->max_in_flight ? s->in_flight : s->max_in_flight;
     rate_begin(rate_of(s, io));
@@ -183,8 +186,10 @@ static void drop_rest_locked(struct crn_spill *s, struct crn_spill_io *io)
 {
     if (io->issued == io->total)
         return;
-    if (queue_of(s, io)->head == io)
+    if (queue_of(s, io)->head == io) {
         pop(queue_of(s, io));
+        pthread_cond_signal(&s->check_work); /* room to prepare the next one */
+    }
     io->issued = io->total;
 }
 
@@ -262,6 +267,8 @@ static void *checker_main(void *arg)
     pthread_mutex_lock(&s->lock);
     for (;;) {
         struct crn_spill_io *io = pop(&s->checks);
+        if (io == NULL && s->writes.n < MAX_WAITING_WRITES)
+            io = pop(&s->prepares);
         if (io == NULL) {
             if (s->checkers_stopping)
                 break;
@@ -423,7 +430,7 @@ int crn_spill_submit(struct crn_spill *s, struct crn_spill_io *io)
         s->writes_open++;
     if (io->op == CRN_SPILL_WRITE && io->prepare != NULL) {
         s->preparing++;
-        push(&s->checks, io);
+        push(&s->prepares, io);
         pthread_cond_signal(&s->check_work);
         pthread_mutex_unlock(&s->lock);
         return 0;

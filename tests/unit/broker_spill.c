@@ -449,6 +449,102 @@ START_TEST(a_flipped_bit_or_a_cut_file_is_never_handed_out)
 }
 END_TEST
 
+/* What is prepared waits in memory of its own: there must not be more of it than the files can take. */
+enum { PREPARED = 60 };
+
+static struct {
+    pthread_mutex_t lock;
+    uint32_t now, most;
+    struct crn_spill_io ios[PREPARED];
+    void *mem[PREPARED];
+} prepared = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int prepare_one(struct crn_spill_io *io)
+{
+    void *mem;
+    ck_assert_int_eq(posix_memalign(&mem, CRN_SPILL_ALIGN, 65536), 0);
+    fill(mem, 65536, (uint64_t)(io - prepared.ios));
+    pthread_mutex_lock(&prepared.lock);
+    prepared.now++;
+    prepared.most = prepared.now > prepared.most ? prepared.now : prepared.most;
+    prepared.mem[io - prepared.ios] = mem;
+    pthread_mutex_unlock(&prepared.lock);
+    io->mem = mem;
+    io->bytes = 65536;
+    return 0;
+}
+
+START_TEST(what_is_prepared_is_what_is_written)
+{
+    paths_tmp();
+    struct crn_store *st = store_open(engines[_i], 32 * MIB, NULL);
+    struct buf back = buf_new(65536), want = buf_new(65536);
+    struct crn_place place[PREPARED];
+    for (int i = 0; i < PREPARED; i++) {
+        ck_assert_int_eq(crn_store_take(st, 100000, &place[i]), 0);
+        prepared.ios[i] = io_of(CRN_SPILL_WRITE, &place[i], NULL);
+        prepared.ios[i].prepare = prepare_one;
+        ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &prepared.ios[i]), 0);
+    }
+    for (int i = 0; i < PREPARED; i++) {
+        struct crn_spill_io *io = take(st);
+        ck_assert_int_eq(io->result, 0);
+        pthread_mutex_lock(&prepared.lock);
+        prepared.now--;
+        pthread_mutex_unlock(&prepared.lock);
+    }
+    for (int i = 0; i < PREPARED; i++) {
+        struct crn_spill_io r = {.op = CRN_SPILL_READ, .file = place[i].file, .off = place[i].off, .bytes = 65536, .mem = back.p};
+        fill(want.p, 65536, (uint64_t)i);
+        ck_assert_int_eq(run(st, &r), 0);
+        ck_assert_mem_eq(back.p, want.p, 65536);
+        free(prepared.mem[i]);
+    }
+    crn_store_close(st);
+    buf_check_free(&back);
+    buf_check_free(&want);
+    paths_tmp_remove();
+}
+END_TEST
+
+/* The first write is held at its end: behind it nothing moves, and only so many are prepared. */
+START_TEST(nothing_more_is_prepared_while_writes_wait)
+{
+    paths_tmp();
+    struct fault f = fault_of(LATE, CRN_SPILL_WRITE, 1, 0);
+    struct crn_spill_faults table = {fault_result, &f};
+    struct crn_store_config c = {.n_files = 1, .engine = engines[_i], .depth = 1, .faults = &table};
+    c.files[0] = (struct crn_store_file_config){paths_tmp_file("store"), 32 * MIB};
+    struct crn_store *st;
+    struct crn_place place;
+    ck_assert_int_eq(crn_store_open(&c, &st), 0);
+    for (int i = 0; i < PREPARED; i++) {
+        ck_assert_int_eq(crn_store_take(st, 100000, &place), 0);
+        prepared.ios[i] = io_of(CRN_SPILL_WRITE, &place, NULL);
+        prepared.ios[i].prepare = prepare_one;
+        ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &prepared.ios[i]), 0);
+    }
+    pthread_mutex_lock(&f.lock);
+    while (f.held == 0)
+        pthread_cond_wait(&f.changed, &f.lock);
+    pthread_mutex_unlock(&f.lock);
+    ck_assert_int_eq(crn_spill_wait(crn_store_spill(st), 300000000), CAIRN_E_TIMEOUT); /* they had time to run ahead */
+    pthread_mutex_lock(&prepared.lock);
+    ck_assert_uint_le(prepared.now, 16 + 1 + 2); /* waiting, in flight, one per thread that prepares */
+    pthread_mutex_unlock(&prepared.lock);
+    pthread_mutex_lock(&f.lock);
+    f.open = true;
+    pthread_cond_broadcast(&f.changed);
+    pthread_mutex_unlock(&f.lock);
+    for (int i = 0; i < PREPARED; i++)
+        ck_assert_int_eq(take(st)->result, 0);
+    crn_store_close(st);
+    for (int i = 0; i < PREPARED; i++)
+        free(prepared.mem[i]);
+    paths_tmp_remove();
+}
+END_TEST
+
 /* ---- where things are not allowed ---- */
 
 static void forbid_io_uring(void)
@@ -744,6 +840,8 @@ int main(void)
         RUN_LOOP(endless_again_and_empty_reads_end_as_errors, N_ENGINES),
         RUN_LOOP(late_completions_hold_the_memory_until_they_arrive, N_ENGINES),
         RUN_LOOP(restores_overtake_spills, N_ENGINES),
+        RUN_LOOP(what_is_prepared_is_what_is_written, N_ENGINES),
+        RUN_LOOP(nothing_more_is_prepared_while_writes_wait, N_ENGINES),
         RUN_LOOP(a_flipped_bit_or_a_cut_file_is_never_handed_out, N_ENGINES),
         RUN_TEST(threads_take_over_where_io_uring_is_forbidden),
         RUN_TEST(little_memory_to_lock_means_plain_addresses),
