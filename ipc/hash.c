@@ -5,7 +5,11 @@
 
 #include "ipc/cairn_status.h"
 
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+#include <xxh_x86dispatch.h> /* the same functions, with AVX2 or AVX-512 where the CPU has it */
+#else
 #include <xxhash.h>
+#endif
 
 #include <string.h>
 
