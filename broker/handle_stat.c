@@ -19,6 +19,7 @@ static void add_sessions(const struct crn_broker *b, const struct crn_space *spa
         drafts += s->n_drafts;
         for (const struct crn_landing *l = s->landings; l != NULL; l = l->next)
             landing += l->mem.bytes;
+        landing += s->spare != NULL ? s->spare->mem.bytes : 0;
     }
     CRN_GAUGE(out, sessions, sessions);
     CRN_GAUGE(out, leases, leases);

@@ -62,6 +62,7 @@ done <<'END'
 zmq.h ipc/chan.c
 msgpack.h ipc/wire.c
 xxhash.h ipc/hash.c
+xxh_x86dispatch.h ipc/hash.c
 liburing.h broker/spill_uring.c
 lmdb.h broker/catalog.c
 oneapi/dnnl/dnnl.h kernels/gemm_dnnl.c
