@@ -1,8 +1,9 @@
 /* bench/spill - how fast extents go down and come back, against fio on the same file with the same block size and depth.
  *
  * usage: spill [DIR [MIB [ROUNDS]]]    (default: build/bench, 768, 5; with CAIRN_BENCH_QUICK 256, 3)
- * Per round and direction, one after the other on one file that was written once before: fio, our engines, fio. Reads are checksummed (that is what a restore costs) unless the row says otherwise. fio is asked for io_uring, O_DIRECT,
- * 1 MiB and the same depth; without it the rows have no baseline. CPU is of this process, user and system. */
+ * Per round and direction, one after the other on one file that was written once before: fio, our engines, fio. Reads are
+ * checksummed (that is what a restore costs) unless the row says otherwise. fio is asked for io_uring, O_DIRECT, 1 MiB and the same
+ * depth, with registered file and buffers; without it the rows have no baseline. CPU is of this process, user and system. */
 #include "bench/common.h"
 #include "broker/store.h"
 #include "ipc/hash.h"

@@ -6,8 +6,8 @@
  * fails its transfer: what was not issued yet is dropped, what is in flight is waited for, because the memory belongs to the
  * kernel until then.
  *
- * Threads: callers submit and take, engine threads move, two checkers hash what was read and prepare what is to be written. One mutex guards the queues; it is
- * never held across I/O or hashing.
+ * Threads: callers submit and take, engine threads move, two checkers hash what was read and prepare what is to be written. One
+ * mutex guards the queues; it is never held across I/O, hashing or preparing.
  *
  * What it does not do: no ordering between transfers (a sync covers what the submitter saw finish), no caching, no retries of
  * real errors. */
@@ -404,7 +404,8 @@ static int check_io(const struct crn_spill *s, const struct crn_spill_io *io)
     if (io->op == CRN_SPILL_SYNC)
         return 0;
     bool later = io->op == CRN_SPILL_WRITE && io->prepare != NULL;
-    if (io->bytes == 0 || (io->mem == NULL && !later) || io->off % CRN_SPILL_ALIGN != 0 || (uintptr_t)io->mem % CRN_SPILL_ALIGN != 0)
+    bool aligned = io->off % CRN_SPILL_ALIGN == 0 && (uintptr_t)io->mem % CRN_SPILL_ALIGN == 0;
+    if (io->bytes == 0 || (io->mem == NULL && !later) || !aligned)
         return CAIRN_E_ARG;
     if (__builtin_add_overflow(io->bytes, (uint64_t)CRN_SPILL_ALIGN - 1, &total) ||
         __builtin_add_overflow(io->off, total, &end) || end > INT64_MAX)

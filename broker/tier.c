@@ -563,8 +563,8 @@ static void write_all_down(void *ctx, struct crn_payload *p)
 /* What should be on NVMe and is not: entries published while the store was full or paused. */
 static void look_after(struct crn_tier *t, struct crn_entry *e)
 {
-    bool write = (t->config.write_through || e->in_catalog) && !e->durable && crn_now_ns() >= t->paused_until_ns && e->n_drafts == 0;
-    if (write)
+    bool wanted = (t->config.write_through || e->in_catalog) && !e->durable;
+    if (wanted && crn_now_ns() >= t->paused_until_ns && e->n_drafts == 0)
         crn_body_each(e->body, write_all_down, e);
     crn_tier_persist(t, e, NULL);
     crn_tier_cool(e);
@@ -692,7 +692,8 @@ static int open_catalog(struct crn_tier *t)
         at = access(path, F_OK) == 0 ? i : at;
     }
     snprintf(path, sizeof path, "%s.catalog", crn_store_path(t->store, at));
-    struct crn_catalog_config config = {.path = path, .map_bytes = t->config.catalog_map_bytes, .max_map_bytes = t->config.catalog_max_map_bytes};
+    struct crn_catalog_config config = {
+        .path = path, .map_bytes = t->config.catalog_map_bytes, .max_map_bytes = t->config.catalog_max_map_bytes};
     int status = crn_catalog_open(&config, &damaged, &t->catalog);
     for (uint32_t i = 0; i < crn_store_files(t->store) && status == 0; i++) {
         struct cairn_digest uuid = crn_store_uuid(t->store, i);

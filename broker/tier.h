@@ -69,9 +69,14 @@ void crn_tier_replaced(struct crn_entry *e);   /* about to get another body: the
 void crn_tier_removed(struct crn_entry *e);    /* about to lose its body for good */
 void crn_tier_dropped(struct crn_payload *p);  /* last reference gone: its place, too */
 /* Memory is short: gives some back now, by dropping clean copies, or sends payloads down. Never waits. */
-enum crn_tier_room { CRN_ROOM_NONE = 0, CRN_ROOM_MADE = 1, CRN_ROOM_COMING = 2, CRN_ROOM_LATE = 3 }; /* late: coming, but in a hurry */
+enum crn_tier_room {
+    CRN_ROOM_NONE = 0,
+    CRN_ROOM_MADE = 1,
+    CRN_ROOM_COMING = 2,
+    CRN_ROOM_LATE = 3, /* coming, but the caller is in a hurry */
+};
 enum crn_tier_room crn_tier_make_room(struct crn_space *space, uint64_t bytes);
-/* Whoever is told -EAGAIN because room is coming asks again later, and in the end once with hurry on: then it is room or no room. */
+/* Whoever is told -EAGAIN because room is coming asks again later, and in the end once with hurry on: then it is room or none. */
 void crn_tier_hurry(struct crn_tier *t, bool on);
 /* An entry could not be loaded for want of memory since the last call with clear. */
 bool crn_tier_starved(const struct crn_space *space);

@@ -463,7 +463,8 @@ static void disown_place(void *ctx, struct crn_payload *p)
 void crn_tier_cool(struct crn_entry *e)
 {
     const struct crn_tier *t = e->space->tier;
-    bool cold = e->durable && e->warm_turn != t->turn && e->item == NULL && !e->broken && e->n_drafts == 0 && e->body != NULL && e->body->refs == 1;
+    bool cold = e->durable && e->warm_turn != t->turn && e->item == NULL && !e->broken && e->n_drafts == 0;
+    cold = cold && e->body != NULL && e->body->refs == 1;
     if (cold)
         crn_body_each(e->body, check_cold, &cold);
     if (!cold)

@@ -152,7 +152,8 @@ static const struct crn_spill_faults faults = {gate_result, NULL};
 
 static void open_tier(void)
 {
-    struct crn_space_options o = {.name = "test", .limit_bytes = 32 * GRANULE, .arena_bytes = 32 * GRANULE, .first_generation = 1, .mem = &crn_mem_host};
+    struct crn_space_options o = {
+        .name = "test", .limit_bytes = 32 * GRANULE, .arena_bytes = 32 * GRANULE, .first_generation = 1, .mem = &crn_mem_host};
     struct crn_model like = {.shape = {LAYERS, 1, DIM, HIDDEN}};
     memset(&like.digest, 1, sizeof like.digest);
     memset(&like.family, 9, sizeof like.family);
@@ -783,7 +784,8 @@ static void check_int8(const struct crn_payload *p, uint32_t seed)
     ck_assert_int_eq(crn_gather_kv(&g), 0);
     for (uint32_t i = 0; i < TOKENS * DIM; i++) {
         float k = plain[parts[0].k / sizeof *plain + i], want = number(parts[0].k / sizeof *plain + i, seed, p->layer);
-        ck_assert_msg(k >= want - 0.01f && k <= want + 0.01f, "layer %u, number %u: %f instead of %f", p->layer, i, (double)k, (double)want);
+        ck_assert_msg(k >= want - 0.01f && k <= want + 0.01f, "layer %u, number %u: %f instead of %f", p->layer, i,
+                      (double)k, (double)want);
     }
 }
 
@@ -1029,6 +1031,40 @@ START_TEST(layers_that_no_reader_asks_for_go_first)
 }
 END_TEST
 
+/* Registered with the kernel by a thread of its own, once, while transfers go on. */
+START_TEST(arenas_are_offered_to_the_engine_when_they_fill)
+{
+    open_world(8 << 20);
+    close_tier();
+    config.store.engine = CRN_SPILL_URING;
+    open_tier();
+    struct crn_entry *entries[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        entries[i] = publish(i, false);
+        crn_tier_tick(tier);
+        ck_assert(i > 0 || !space.arenas->offered);
+        spill(entries[i]);
+        crn_lease_end(&session, attach(entries[i]));
+        AWAIT(tier->n_moves == 0);
+    }
+    crn_tier_tick(tier);
+    ck_assert(space.arenas->offered);
+    for (uint32_t i = 0; i < 4; i++) {
+        spill(entries[i]);
+        struct crn_lease *lease = attach(entries[i]);
+        for (uint32_t l = 0; l < LAYERS; l++)
+            AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+        ck_assert(intact(entries[i]->body->kv[0]));
+        crn_lease_end(&session, lease);
+    }
+    while (tier->offer != NULL) {
+        turn(10);
+        crn_tier_tick(tier);
+    }
+    close_world();
+}
+END_TEST
+
 START_TEST(leased_and_pinned_payloads_stay)
 {
     open_world(8 << 20);
@@ -1113,6 +1149,7 @@ int main(void)
         RUN_LOOP(short_transfers_change_nothing, 2),
         RUN_TEST(the_deepest_layers_go_first_and_states_last),
         RUN_TEST(layers_that_no_reader_asks_for_go_first),
+        RUN_TEST(arenas_are_offered_to_the_engine_when_they_fill),
         RUN_TEST(leased_and_pinned_payloads_stay),
         RUN_TEST(making_room_never_waits),
         RUN_TEST(one_pass_over_many_leaves_what_is_read_again),
