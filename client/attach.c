@@ -1,5 +1,8 @@
 /* Match and attach: a context becomes chunk hashes, the answer becomes a lease (lease.c). One message each way; arenas that this
- * process has not mapped yet are fetched over the descriptor channel, once. A hash that agrees is a hint: the tokens decide. */
+ * process has not mapped yet are fetched over the descriptor channel, once. A hash that agrees is a hint: the tokens decide.
+ *
+ * The answer offers one plan and names the others (choose.h). When the choice is another one, the lease is given back and taken
+ * again with it; when it is none, it is given back and the answer is a miss. */
 #include "client/lease.h"
 
 #include "ipc/hash.h"
