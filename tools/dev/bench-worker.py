@@ -84,7 +84,7 @@ def batch(longest):
             file.writelines(json.dumps(r) + "\n" for r in requests)
         with bench.Worker("base", broker, "--threads", str(THREADS)) as worker:
             worker.ask(requests[0])
-        for _ in range(rounds(2)):
+        for _ in range(rounds(1, 1)):
             for size, out in ((16, together), (1, single)):
                 command = bench.worker_command("base", broker, "--requests", path, "--batch", str(size), "--threads", str(THREADS),
                                                "--max-tokens", str(longest))
@@ -128,7 +128,7 @@ def delay():
     with bench.Broker() as broker:
         common = ("--reuse", "never", "--threads", str(THREADS), "--max-tokens", "1")
         with bench.Worker("base", broker, *common) as publishing, bench.Worker("base", broker, "--no-publish", *common) as quiet:
-            for turn, requests in enumerate(bench.contexts("finder", 1000 if bench.QUICK else 2000, rounds(7, 5), seed=3)):
+            for turn, requests in enumerate(bench.contexts("finder", 1000 if bench.QUICK else 2000, rounds(5, 5), seed=3)):
                 order = ((publishing, on), (quiet, off))
                 for worker, out in order if turn % 2 == 0 else order[::-1]:
                     out.append(1e3 * worker.ask(requests[0])["ttft_s"])

@@ -109,6 +109,7 @@ def contexts(member, tokens, count, seed=0, questions=1):
     made = generate.parse_arguments(["--member", member, "--contexts", str(count), "--questions", str(questions),
                                      "--seed", str(1000 * SEED + seed), "--tokens", str(tokens), "--prose", "built-in"])
     pool, _ = generate.find_prose(made.prose, 100)
+    pool *= 1 + int(tokens * generate.CHARACTERS_PER_TOKEN / sum(len(paragraph) + 2 for paragraph in pool))  # 8k: it comes twice
     lines = generate.generate(made, pool)
     return [lines[i * questions:(i + 1) * questions] for i in range(count)]
 
