@@ -38,7 +38,8 @@ const char *crn_maps_path(const char *out_dir, uint32_t layer, uint32_t variant,
 static int is_missing(const struct job *j, uint32_t variant, uint32_t layer)
 {
     char path[4096];
-    return j->m->starts[layer] && !j->m->options->variants[variant].plain &&
+    const struct crn_profile_variant *v = &j->m->options->variants[variant];
+    return j->m->starts[layer] && !v->plain && v->file[0] == '\0' &&
            !(j->m->known[(size_t)variant * j->n_layers + layer] &&
              access(crn_maps_path(j->m->options->out, layer, variant, path), R_OK) == 0);
 }
@@ -240,7 +241,11 @@ static int read_maps(const struct job *j, struct cairn_map_view *out_maps)
         for (uint32_t l = 1; l < j->n_layers && status == 0; l++) {
             if (!j->m->starts[l] || o->variants[i].plain)
                 continue;
-            status = crn_map_file_read(crn_maps_path(o->out, l, i, path), &out_maps[(size_t)i * j->n_layers + l], NULL, why, sizeof why);
+            if (o->variants[i].file[0] != '\0')
+                snprintf(path, sizeof path, "%s", o->variants[i].file);
+            else
+                crn_maps_path(o->out, l, i, path);
+            status = crn_map_file_read(path, &out_maps[(size_t)i * j->n_layers + l], NULL, why, sizeof why);
             if (status != 0)
                 fprintf(stderr, "cairn-profiler: %s\n", why);
         }

@@ -45,7 +45,7 @@ static const struct {
     {"requests", "FILE", "JSON lines {context, question?, answer?} to measure on", OPT_REQUESTS},
     {"fit", "FILE", "JSON lines whose contexts state maps are fitted on (default: every third context of --requests)", OPT_FIT},
     {"maps", "SPEC[;SPEC]...",
-     "state maps to compare: plain, or lambda=F,weight=equal|norm,rank=N,tokens=N,half, all optional (default lambda=1e-3)", OPT_MAPS},
+     "state maps to compare: plain, file=FILE, or lambda=F,weight=equal|norm,rank=N,tokens=N,half, all optional (default lambda=1e-3)", OPT_MAPS},
     {"state-cache", "DIR", "keep the states of --fit there, so that other pairs of these models need no prefills", OPT_STATE_CACHE},
     {"out", "DIR", "results and maps; an unfinished profile there is continued", OPT_OUT},
     {"runs", "A-B,...", "runs of layers to measure", OPT_RUNS},
@@ -197,13 +197,15 @@ static int parse_kv(struct crn_profile_options *o, const char *text)
 
 static int bad_spec(const char *text)
 {
-    return refuse("maps", text, "want SPEC[;SPEC]..., SPEC: plain or lambda=F,weight=equal|norm,rank=N,tokens=N,half");
+    return refuse("maps", text, "want SPEC[;SPEC]..., SPEC: plain, file=FILE or lambda=F,weight=equal|norm,rank=N,tokens=N,half");
 }
 
 /* One "name" or "name=value" of n bytes. */
 static int parse_item(const char *text, size_t n, struct crn_profile_variant *v)
 {
     char item[48], *end = item, *value;
+    if (n > 5 && strncmp(text, "file=", 5) == 0)
+        return (size_t)snprintf(v->file, sizeof v->file, "%.*s", (int)(n - 5), text + 5) < sizeof v->file ? 0 : CAIRN_E_ARG;
     if (n >= sizeof item)
         return CAIRN_E_ARG;
     memcpy(item, text, n);

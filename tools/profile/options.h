@@ -28,6 +28,7 @@ struct crn_profile_variant {
     uint32_t rank;     /* 0: full */
     uint32_t n_tokens; /* fitted on contexts of at least so many tokens; 0: all */
     bool half;         /* stored as f16 */
+    char file[256];    /* a map that is there already, for the layer where all runs start; "": fit one */
 };
 
 struct crn_profile_run {
