@@ -96,6 +96,16 @@ int crn_json_u32(const struct crn_json *json, uint32_t *out_number)
     return 0;
 }
 
+int crn_json_bool(const struct crn_json *json, bool *out_flag)
+{
+    if (json == NULL)
+        return CAIRN_E_MISS;
+    if (!json_is_boolean(of(json)))
+        return CAIRN_E_FORMAT;
+    *out_flag = json_is_true(of(json));
+    return 0;
+}
+
 char *crn_json_compact(const struct crn_json *json)
 {
     return json_dumps(of(json), JSON_COMPACT);

@@ -24,6 +24,7 @@ size_t crn_json_n(const struct crn_json *array);
 int crn_json_text(const struct crn_json *json, const char **out_text);
 int crn_json_real(const struct crn_json *json, double *out_number);
 int crn_json_u32(const struct crn_json *json, uint32_t *out_number);
+int crn_json_bool(const struct crn_json *json, bool *out_flag);
 /* One line of text; free() it. NULL when memory is out. */
 char *crn_json_compact(const struct crn_json *json);
 

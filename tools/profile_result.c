@@ -62,15 +62,13 @@ static int read_settings(struct reader *r, const struct crn_json *list)
         return bad(r, "no settings, or too many");
     for (uint32_t i = 0; i < o->n_settings; i++) {
         struct crn_result_setting *s = &o->settings[i];
-        char *int8 = crn_json_compact(crn_json_get(crn_json_at(list, i), "int8"));
-        s->int8 = int8 != NULL && strcmp(int8, "true") == 0;
-        free(int8);
         s->kept = calloc(o->n_layers, sizeof *s->kept);
         s->bytes = calloc(o->n_layers, sizeof *s->bytes);
         if (s->kept == NULL || s->bytes == NULL)
             return -ENOMEM;
-        if (crn_json_real(crn_json_get(crn_json_at(list, i), "keep"), &s->keep) != 0)
-            return bad(r, "a setting without \"keep\"");
+        if (crn_json_real(crn_json_get(crn_json_at(list, i), "keep"), &s->keep) != 0 ||
+            crn_json_bool(crn_json_get(crn_json_at(list, i), "int8"), &s->int8) != 0)
+            return bad(r, "a setting without \"keep\" or \"int8\"");
     }
     return 0;
 }

@@ -109,6 +109,8 @@ START_TEST(all_layers_are_the_receivers_own_prefill_under_every_setting)
     }
     ck_assert_uint_eq(json_array_size(json_object_get(root, "points")), 1 + 4 * 10); /* full reuse, and all runs under all settings */
     ck_assert_double_gt(fabs(real(point(root, 2, 2, 0), "nll") - real(own, "nll")), 1e-4); /* the models do differ */
+    for (size_t i = 0; i < 4; i++)
+        ck_assert_int_eq(json_is_true(json_object_get(json_array_get(json_object_get(root, "settings"), i), "int8")), i >= 2);
     ck_assert_double_lt(real(point(root, 2, 3, 1), "kept"), 0.75);
     ck_assert_double_lt(real(point(root, 2, 3, 2), "kv_bytes"), 0.6); /* int8 beside f32 */
     json_decref(root);
@@ -284,7 +286,7 @@ static const struct {
     {{"--runs", "1-9"}, "the layers are 0-3", 1},
     {{"--runs", "2-1"}, "runs of layers", 2},
     {{"--keep", "0.5,1"}, "first must be 1", 2},
-    {{"--maps", "lambda=x"}, "plain or lambda", 2},
+    {{"--maps", "lambda=x"}, "plain, file=FILE", 2},
     {{"--grain", "0"}, "--grain", 2},
     {{"--nonsense", "1"}, "--nonsense", 2},
     {{"--fit", "/nonexistent/file"}, "/nonexistent/file", 1},
