@@ -26,6 +26,7 @@
 #include <string.h>
 #include <time.h>
 
+#define SLOW_SYNC_NS UINT64_C(2000000000) /* worth a line: whoever waits for durability waits for this */
 #define COOL_AT_ONCE 256u /* entries looked at when memory is short */
 
 static uint64_t place_bytes(uint64_t payload_bytes)
@@ -225,6 +226,7 @@ void crn_tier_persist_step(struct crn_tier *t)
     t->syncing = t->pending;
     t->pending = NULL;
     t->sync_status = 0;
+    t->sync_began_ns = crn_now_ns();
     t->n_syncs = crn_store_files(t->store);
     CRN_CRASH("sync-start");
     for (uint32_t i = 0; i < crn_store_files(t->store); i++) {
@@ -405,6 +407,9 @@ void crn_tier_synced(struct crn_tier *t, struct crn_spill_io *io)
         return;
     struct crn_tier_item *items = t->syncing;
     t->syncing = NULL;
+    uint64_t took_ns = crn_now_ns() - t->sync_began_ns;
+    if (took_ns > SLOW_SYNC_NS)
+        crn_log(CRN_LOG_WARN, "tier: the store took %" PRIu64 " ms to sync", took_ns / 1000000u);
     CRN_CRASH("synced");
     if (t->sync_status == 0) {
         commit_items(t, items);

@@ -84,6 +84,7 @@ struct crn_tier {
     struct crn_spill_io syncs[CRN_SPILL_MAX_FILES];
     uint32_t n_syncs;
     int sync_status;
+    uint64_t sync_began_ns;
     uint64_t submitted, finished; /* numbers of batches */
     struct crn_tier_limbo *limbo; /* [n_limbo] of [max_limbo], in order of seq */
     size_t n_limbo, max_limbo;

@@ -153,7 +153,7 @@ def spill():
         with bench.Worker("finder", broker, *common) as worker:
             worker.ask(requests[0])
             for _ in range(rounds(5, 3)):
-                broker.cli("spill", entry["entry"])
+                broker.cli("--timeout", "120", "spill", entry["entry"])
                 b = worker.ask(requests[0])
                 a = worker.ask(requests[0])
                 if b["class"] != "approx" or a["class"] != "approx":
