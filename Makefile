@@ -67,7 +67,7 @@ BROKER_OBJ  := $(call obj,$(filter-out broker/main.c,$(call src,broker)))
 WORKER_OBJ  := $(call obj,$(filter-out tools/worker/main.c,$(call src,tools/worker) $(call src,tools/worker/selectors)))
 PROFILE_OBJ := $(call obj,$(filter-out tools/profile/main.c,$(call src,tools/profile)))
 TOOLS_OBJ   := $(call obj,$(filter-out tools/cairn.c,$(call src,tools)))
-SUPPORT_OBJ := $(call obj,$(if $(filter 0,$(CUDA)),$(filter-out tests/support/dev.c,$(call src,tests/support)),$(call src,tests/support)))
+SUPPORT_OBJ := $(call obj,$(if $(filter 0,$(CUDA)),$(filter-out tests/support/dev%,$(call src,tests/support)),$(call src,tests/support)))
 UNIT_TESTS  := $(patsubst %.c,$(BUILD)/%,$(call src,tests/unit) $(call src,tests/kernels))
 SYS_TESTS   := $(patsubst %.c,$(BUILD)/%,$(call src,tests/system))
 
@@ -173,6 +173,7 @@ TEST_LIBS = $(A_SUPPORT) $(if $(PROFILE_OBJ),$(A_PROFILE)) $(if $(TOOLS_OBJ),$(A
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_PROFILE) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
+$(EMU)/tests/cuda/share $(EMU)/tests/cuda/worker: | $(EMU)/bin/cairnd $(EMU)/bin/cairn-worker
 $(EMU)/tests/%: $(EMU)/obj/tests/%.o $(EMU_OBJ) $(TEST_LIBS)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC) $(LIBS_CHECK))
 
@@ -235,12 +236,12 @@ tsan: ## `check` under ThreadSanitizer
 	$(Q)$(SLOW) TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" $(MAKE) --no-print-directory SAN=thread check
 
 run-emu: $(EMU_CHECKS) ## the tests of the GPU path on the emulated device alone
-	$(Q)tools/dev/run-tests.sh $(EMU_TESTS)
+	$(Q)CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(EMU_TESTS)
 check-gpu: ## the tests of the GPU path on a real device; a device or toolkit that is missing fails, a skip fails too
 	$(Q)[ -n "$(CUDA_ON)" ] || { echo "check-gpu: no CUDA toolkit in $(CUDA_HOME), or CUDA=0, or SAN set"; exit 1; }
 	$(Q)$(MAKE) --no-print-directory run-gpu
-run-gpu: $(GPU_TESTS)
-	$(Q)CRN_GPU=real tools/dev/run-tests.sh $(GPU_TESTS)
+run-gpu: $(GPU_TESTS) $(BINDIR)/cairnd $(BINDIR)/cairn-worker
+	$(Q)CRN_GPU=real CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(GPU_TESTS)
 
 FUZZ_SECONDS ?= 20
 fuzz: $(patsubst tests/fuzz/%.c,build/fuzz/%,$(call src,tests/fuzz)) ## each parser under libFuzzer (clang) for FUZZ_SECONDS
