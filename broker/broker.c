@@ -271,12 +271,6 @@ static int open_tier(struct crn_broker *b)
     const struct crn_config *c = b->config;
     if (c->nvme.n_files == 0)
         return 0;
-    if (b->device != NULL) {
-        crn_log(CRN_LOG_WARN, "nvme is used with host memory only: it stays unused with device %s",
-                crn_device_name(b->device));
-        b->tier_status = CAIRN_E_UNSUPPORTED;
-        return 0;
-    }
     struct crn_tier_config config = {.store = c->nvme,
                                      .high_percent = (uint32_t)c->high_percent,
                                      .low_percent = (uint32_t)c->low_percent,

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #ifdef CRN_CUDA
 #include "ipc/cuda_driver.h"
@@ -19,6 +20,8 @@
 #endif
 
 #define WORKSPACE_BYTES ((size_t)8 << 20)
+#define STAGE_BYTES ((uint64_t)1 << 20) /* host buffers are multiples of it */
+#define STAGES_KEPT 16u
 
 struct crn_device {
     const struct crn_mem_ops *mem;
@@ -28,6 +31,9 @@ struct crn_device {
     pthread_mutex_t lock; /* of what follows */
     struct crn_gather_there gather;
     struct crn_gather_scratch lists;
+    pthread_mutex_t stage_lock;
+    struct crn_device_stage *stages; /* idle */
+    unsigned n_stages;
 };
 
 const struct crn_mem_ops *crn_device_mem(const struct crn_device *device)
@@ -109,6 +115,16 @@ static void leave(struct crn_device *d)
     crn_cuda_exec_close(&d->gather.exec);
 }
 
+static int pin(const struct crn_device *d, void *at, uint64_t bytes)
+{
+    return crn_cuda_pin(d->ordinal, at, bytes);
+}
+
+static void unpin(const struct crn_device *d, void *at, uint64_t bytes)
+{
+    (void)crn_cuda_unpin(d->ordinal, at, bytes);
+}
+
 #else
 
 static int use(struct crn_device *d, const char *wish, const char *kind, char *why, size_t why_bytes)
@@ -125,6 +141,19 @@ static void leave(struct crn_device *d)
     (void)d;
 }
 
+static int pin(const struct crn_device *d, void *at, uint64_t bytes)
+{
+    (void)d;
+    (void)at;
+    (void)bytes;
+    return CAIRN_E_NOT_BUILT;
+}
+
+static void unpin(const struct crn_device *d, void *at, uint64_t bytes)
+{
+    (void)pin(d, at, bytes);
+}
+
 #endif
 
 int crn_device_open(const char *wish, const char *kind, struct crn_device **out_device)
@@ -139,6 +168,7 @@ int crn_device_open(const char *wish, const char *kind, struct crn_device **out_
     int status = use(d, wish, kind, why, sizeof why);
     if (status == 0) {
         pthread_mutex_init(&d->lock, NULL);
+        pthread_mutex_init(&d->stage_lock, NULL);
         crn_log(CRN_LOG_INFO, "device cuda:%d, %s: payloads in %s memory, as %s asks", d->ordinal, d->name, d->mem->name,
                 wish);
         *out_device = d;
@@ -153,15 +183,81 @@ int crn_device_open(const char *wish, const char *kind, struct crn_device **out_
     return status;
 }
 
+static void stage_free(struct crn_device *d, struct crn_device_stage *s)
+{
+    if (s->pinned)
+        unpin(d, s->at, s->bytes);
+    munmap(s->at, s->bytes);
+    free(s);
+}
+
 void crn_device_close(struct crn_device *device)
 {
     if (device == NULL)
         return;
+    while (device->stages != NULL) {
+        struct crn_device_stage *s = device->stages;
+        device->stages = s->next;
+        stage_free(device, s);
+    }
     crn_gather_there_end(&device->gather);
     crn_memory_free(&device->gather.exec, device->lists.at);
     leave(device);
     pthread_mutex_destroy(&device->lock);
+    pthread_mutex_destroy(&device->stage_lock);
     free(device);
+}
+
+/* ---- host buffers ---- */
+
+static struct crn_device_stage *stage_idle(struct crn_device *d, uint64_t bytes)
+{
+    struct crn_device_stage **at = &d->stages, *s;
+    pthread_mutex_lock(&d->stage_lock);
+    while (*at != NULL && (*at)->bytes < bytes)
+        at = &(*at)->next;
+    s = *at;
+    if (s != NULL) {
+        *at = s->next;
+        d->n_stages--;
+    }
+    pthread_mutex_unlock(&d->stage_lock);
+    return s;
+}
+
+int crn_device_stage_take(struct crn_device *device, uint64_t bytes, struct crn_device_stage **out_stage)
+{
+    struct crn_device_stage *s = stage_idle(device, bytes);
+    if (s != NULL) {
+        *out_stage = s;
+        return 0;
+    }
+    s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return -ENOMEM;
+    s->bytes = (bytes + STAGE_BYTES - 1) / STAGE_BYTES * STAGE_BYTES;
+    s->at = mmap(NULL, s->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (s->at == MAP_FAILED) {
+        free(s);
+        return -ENOMEM;
+    }
+    s->pinned = pin(device, s->at, s->bytes) == 0;
+    *out_stage = s;
+    return 0;
+}
+
+void crn_device_stage_give(struct crn_device *device, struct crn_device_stage *stage)
+{
+    pthread_mutex_lock(&device->stage_lock);
+    int keep = device->n_stages < STAGES_KEPT;
+    if (keep) {
+        stage->next = device->stages;
+        device->stages = stage;
+        device->n_stages++;
+    }
+    pthread_mutex_unlock(&device->stage_lock);
+    if (!keep)
+        stage_free(device, stage);
 }
 
 /* ---- jobs ---- */

@@ -27,6 +27,17 @@ int crn_device_ordinal(const struct crn_device *device); /* -1: host */
 const char *crn_device_name(const struct crn_device *device);
 uint64_t crn_device_bytes(const struct crn_device *device); /* memory it has; 0: host */
 
+/* Page-locked host memory at a page's address, for moves between device and storage. Kept for the next one when it is given back.
+ * Memory that cannot be page-locked is taken all the same: copies are slower then. Any thread. fails -ENOMEM */
+struct crn_device_stage {
+    struct crn_device_stage *next;
+    void *at;
+    uint64_t bytes;
+    int pinned;
+};
+int crn_device_stage_take(struct crn_device *device, uint64_t bytes, struct crn_device_stage **out_stage);
+void crn_device_stage_give(struct crn_device *device, struct crn_device_stage *stage);
+
 /* Copy thread. The bytes are there, or on the host, when they return; host sides may be reused at once. */
 int crn_device_read(struct crn_device *device, const void *at, uint64_t bytes, void *out_host);
 int crn_device_write(struct crn_device *device, void *at, uint64_t bytes, const void *host);

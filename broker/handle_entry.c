@@ -107,7 +107,7 @@ int crn_handle_spill(struct crn_call *call)
     if (first > last)
         return crn_call_fail(call, CAIRN_E_ARG, "spill: layers %u-%u, the entry has 0-%u", first, last, n - 1);
     if (msg->tier != 0 && msg->tier != CAIRN_TIER_NVME)
-        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: payloads are in host memory; below it there is only nvme");
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: below the memory of payloads there is only nvme");
     status = start_mover(call, "spill", &m);
     if (status != 0)
         return status;

@@ -235,6 +235,8 @@ static void check(struct crn_spill *s, struct crn_spill_io *io)
     if (crn_hash64(io->mem, io->bytes) != io->checksum) {
         io->result = CAIRN_E_CORRUPT;
         log_failure(s, io);
+    } else if (io->deliver != NULL) {
+        io->result = io->deliver(io);
     }
     pthread_mutex_lock(&s->lock);
     finished_locked(s, io);

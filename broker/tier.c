@@ -136,6 +136,12 @@ static struct crn_tier_move *move_new(struct crn_entry *e, struct crn_payload *p
                                   .owner = m};
     m->payload = crn_payload_hold(p);
     m->entry = e->id;
+    if (crn_tier_staged(p) && crn_tier_stage_new(m) != 0) {
+        crn_tier_stage_free(m->stage);
+        crn_payload_drop(m->payload);
+        free(m);
+        return NULL;
+    }
     crn_tier_join(&m->orders, order);
     p->move = m;
     e->space->tier->n_moves++;
@@ -147,6 +153,7 @@ static void move_free(struct crn_tier *t, struct crn_tier_move *m, int status)
     t->n_moves--;
     m->payload->move = NULL;
     crn_tier_recode_free(m->recode);
+    crn_tier_stage_free(m->stage);
     crn_payload_drop(m->payload);
     crn_tier_end_links(m->orders, status);
     free(m);
@@ -313,7 +320,7 @@ static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
     CRN_CRASH("restore-read");
     if (status == 0) {
         move_to(p, CRN_RESIDENT);
-        p->tier = CAIRN_TIER_HOST;
+        p->tier = crn_tier_staged(p) ? CAIRN_TIER_DEVICE : CAIRN_TIER_HOST;
         crn_tier_abandon_suspect(p);
         CRN_COUNT(&space->stats, restored_total);
         CRN_ADD(&space->stats, restored_bytes_total, p->bytes);

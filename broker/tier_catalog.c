@@ -534,9 +534,11 @@ static int load_tokens(struct crn_entry *e, struct crn_payload *p)
 {
     struct crn_tier *t = e->space->tier;
     enum crn_tier_room room = CRN_ROOM_MADE;
-    int status = crn_space_alloc_plain(e->space, p->bytes, &p->arena, &p->extent);
+    bool side = !e->space->options.mem->cpu_visible; /* arenas are a device's: tokens have host memory of their own */
+    int status = side ? crn_space_alloc_side(e->space, p->bytes, &p->arena, &p->extent)
+                      : crn_space_alloc_plain(e->space, p->bytes, &p->arena, &p->extent);
     t->keep = true; /* somebody is looking at entries: none may go */
-    while (status == CAIRN_E_FULL && (room = crn_tier_make_room(e->space, p->bytes)) == CRN_ROOM_MADE)
+    while (!side && status == CAIRN_E_FULL && (room = crn_tier_make_room(e->space, p->bytes)) == CRN_ROOM_MADE)
         status = crn_space_alloc_plain(e->space, p->bytes, &p->arena, &p->extent);
     t->keep = false;
     if (status == CAIRN_E_FULL && room == CRN_ROOM_COMING) {

@@ -45,6 +45,7 @@ struct crn_tier_move {
     uint64_t entry;         /* the entry that asked */
     bool release;           /* down: the memory is wanted back */
     struct crn_tier_recode *recode; /* down, as int8; NULL: as it is */
+    struct crn_tier_stage *stage;   /* of a payload on a device; NULL: the host's */
     struct crn_tier_link *orders;
     struct crn_tier_wait *waits;
 };
@@ -127,6 +128,19 @@ bool crn_tier_recodable(const struct crn_payload *p);
 int crn_tier_recode_new(const struct crn_entry *e, const struct crn_payload *p, struct crn_tier_recode **out_recode);
 void crn_tier_recode_free(struct crn_tier_recode *r); /* NULL allowed */
 int crn_tier_recode_run(struct crn_spill_io *io);     /* of a move; a thread of the engine */
+
+/* tier_stage.c: a payload that storage cannot reach, and the host buffer that it goes through */
+struct crn_device;
+struct crn_device_stage;
+struct crn_tier_stage {
+    struct crn_device *device;
+    struct crn_device_stage *host;
+    struct crn_mem *arena;
+    uint64_t off, bytes;
+};
+bool crn_tier_staged(const struct crn_payload *p); /* it has memory, and that is a device's */
+int crn_tier_stage_new(struct crn_tier_move *m);   /* for a move that is otherwise ready; fails -ENOMEM */
+void crn_tier_stage_free(struct crn_tier_stage *stage); /* NULL allowed */
 
 /* tier_catalog.c */
 int crn_tier_recover(struct crn_tier *t);

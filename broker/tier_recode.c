@@ -16,7 +16,7 @@
 
 bool crn_tier_recodable(const struct crn_payload *p)
 {
-    return p->kind == CRN_PAYLOAD_KV && p->dtype != CAIRN_I8 && p->bytes > 0;
+    return p->kind == CRN_PAYLOAD_KV && !crn_tier_staged(p) && p->dtype != CAIRN_I8 && p->bytes > 0;
 }
 
 static struct crn_kv_spec spec_of(const struct crn_tier_recode *r, uint32_t dtype, uint32_t wide)
