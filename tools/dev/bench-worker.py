@@ -59,7 +59,7 @@ def decode():
             worker.ask(request)  # publishes: what follows attaches and decodes
             for llama in peers.values():
                 llama.ask(request["context"], 4, keep=True)
-            for _ in range(rounds(4)):
+            for _ in range(rounds(3)):
                 answer = worker.ask(request)
                 if answer["tokens"] >= 8:
                     own.append((answer["tokens"] - 1) / (answer["total_s"] - answer["ttft_s"]))
@@ -84,7 +84,7 @@ def batch(longest):
             file.writelines(json.dumps(r) + "\n" for r in requests)
         with bench.Worker("base", broker, "--threads", str(THREADS)) as worker:
             worker.ask(requests[0])
-        for _ in range(rounds(1, 1)):
+        for _ in range(1):
             for size, out in ((16, together), (1, single)):
                 command = bench.worker_command("base", broker, "--requests", path, "--batch", str(size), "--threads", str(THREADS),
                                                "--max-tokens", str(longest))
@@ -250,7 +250,7 @@ def run_fleet(n, broker, sharing, requests, *options):
 
 def fleet_requests(seed):
     """The same contexts for all; each model has its own question about them."""
-    tokens = 600 if bench.QUICK else 1500
+    tokens = 600 if bench.QUICK else 1400
     by_member = {m: bench.contexts(m, tokens, N_CONTEXTS, seed=seed) for m in ("finder", "clerk")}
     texts = [lines[0]["context"] for lines in by_member["finder"]]
     for lines, text in zip(by_member["clerk"], texts):
