@@ -50,6 +50,10 @@ def by_spec(lines):
     return {line["spec"]: line for line in lines}
 
 
+def questions(lines):
+    return lines[0]["questions"]
+
+
 def matrix(member, lines):
     found = by_spec(lines)
     rows = []
@@ -57,7 +61,7 @@ def matrix(member, lines):
         for selector in SELECTORS:
             cells = [found.get(f"{selector}:{budget}:{keep}") for keep in KEEPS]
             if any(cells):
-                rows.append([member, selector, budget, *(cell(c) for c in cells)])
+                rows.append([member, selector, budget, str(questions(lines)), *(cell(c) for c in cells)])
     return rows
 
 
@@ -93,7 +97,7 @@ def sentence(member, lines):
     best = max(others, key=lambda line: (line["exact"], -line["nll"]))
     whole, read = found["whole"], found["reread:global:0.25"]
     points = [100 * (line["exact"] - whole["exact"]) / whole["questions"] for line in (read, best)]
-    return (f"- {member}: a quarter of the tokens, re-read, one threshold: {points[0]:+.1f} points against the whole cache (nll "
+    return (f"- {member} ({questions(lines)} questions): a quarter of the tokens, re-read, one threshold: {points[0]:+.1f} points against the whole cache (nll "
             f"{whole['nll']:.4f} → {read['nll']:.4f}); the best of the others, `{best['spec']}`: {points[1]:+.1f} (nll {best['nll']:.4f}).\n")
 
 
@@ -108,7 +112,8 @@ def selectors():
     if not measured:
         return ""
     rows = {part.__name__: [row for member, (_, lines) in measured.items() for row in part(member, lines)]
-            for part in (matrix, detail, cost)}
+            for part in (matrix, detail)}
+    most = max(measured, key=lambda member: questions(measured[member][1]))
     return f"""## Selectors on equal bytes
 
 Base's cache, the receiver's run mapped, private and whole, all other layers cut after publishing, blind to the questions
@@ -116,14 +121,15 @@ Base's cache, the receiver's run mapped, private and whole, all other layers cut
 `global`: one threshold over all layers and KV heads; `uniform`: each head equally many; the others shape the share by depth.
 
 {"".join(sentence(member, lines) for member, (_, lines) in measured.items())}
-{table(["receiver", "selector", "budget", *(f">{k:.0%} kept" for k in KEEPS)], rows["matrix"])}
+{table(["receiver", "selector", "budget", ">questions", *(f">{k:.0%} kept" for k in KEEPS)], rows["matrix"])}
 Re-reading with one threshold, and int8 on top (K per channel in blocks of 64 tokens, V per token and head, 4 sinks wide); bytes are those
 of the attached layers, over whole f16:
 
 {table(["receiver", "setting", ">questions", ">exact match", "95 % interval", ">nll", ">bytes"], rows["detail"])}
-What scoring costs, in units of one whole re-reading, and what cheaper ones lose: `cN` reads N tokens at a time, `sN` every N-th token.
+What scoring costs, in units of one whole re-reading (wall clock beside other work, so roughly), and what cheaper ones lose: `cN` reads N
+tokens at a time, `sN` every N-th token.
 
-{table(["receiver", "selector", ">cost", ">40 % kept", ">25 % kept"], rows["cost"])}
+{table(["receiver", "selector", ">cost", ">40 % kept", ">25 % kept"], cost(most, measured[most][1]))}
 {"".join(source(given) for given, _ in measured.values())}"""
 
 

@@ -18,7 +18,7 @@ ROOT = evaluate.ROOT
 DATA = os.path.join(ROOT, "docs", "data", "quality")
 SELECTORS = ("reread", "window", "snap", "attention", "expected", "key-norm", "value-norm")
 KEEPS = ("0.8", "0.6", "0.4", "0.25")
-RULES = ("full", "on", "X=64", "rho=0.1", "rho=0.4", "g=0.5", "g=1,c=0.5", "g=0.1,rho=0.05,c=0.5")
+RULES = ("full", "on", "rho=0.4", "g=1,c=0.5")
 
 
 def specs():
