@@ -6,6 +6,7 @@
 #include "kernels/memory.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define BLAS_BYTES_MAX ((size_t)32 << 20) /* what cuBLAS uses on Hopper */
@@ -93,6 +94,32 @@ int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_
 int crn_cuda_exec_open_plain(int device, size_t workspace_bytes, struct crn_exec *out_exec)
 {
     return workspace_bytes < CRN_CUDA_WORKSPACE_MIN ? CAIRN_E_ARG : exec_open(device, workspace_bytes, 0, out_exec);
+}
+
+static size_t workspace_for(uint64_t device_bytes)
+{
+    const uint64_t mib = (uint64_t)1 << 20, share = device_bytes / 64;
+    return (size_t)(share < 16 * mib ? 16 * mib : share > 512 * mib ? 512 * mib : share);
+}
+
+int crn_cuda_exec_open_on(int device, struct crn_exec *out_exec, char *why, size_t why_bytes)
+{
+    struct crn_cuda_info info;
+    int n = 0;
+    if (!crn_kernels_cuda.probe(why, why_bytes))
+        return CAIRN_E_NO_DEVICE;
+    int status = crn_cuda_devices(&n, why, why_bytes);
+    if (status == 0 && device >= n) {
+        snprintf(why, why_bytes, "there are %d devices", n);
+        status = CAIRN_E_NO_DEVICE;
+    }
+    if (status != 0)
+        return status;
+    status = crn_cuda_info(device, &info);
+    if (status == 0)
+        status = crn_cuda_exec_open(device, workspace_for(info.total_bytes), out_exec);
+    snprintf(why, why_bytes, "%s", status == 0 ? info.name : cairn_strerror(status));
+    return status;
 }
 
 int crn_cuda_exec_sync(const struct crn_exec *exec)

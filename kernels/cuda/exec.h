@@ -19,6 +19,9 @@
 int crn_cuda_exec_open(int device, size_t workspace_bytes, struct crn_exec *out_exec);
 /* The same without cuBLAS, for who moves and converts only: products and attention answer CAIRN_E_ARG. */
 int crn_cuda_exec_open_plain(int device, size_t workspace_bytes, struct crn_exec *out_exec);
+/* An exec for a whole model: the workspace is a 64th of the device's memory, within 16 MiB .. 512 MiB. why: the device's name, or
+ * what is wrong with it. */
+int crn_cuda_exec_open_on(int device, struct crn_exec *out_exec, char *why, size_t why_bytes);
 /* Waits for everything queued. fails DEVICE_LOST: the process must not use the device again. */
 int crn_cuda_exec_sync(const struct crn_exec *exec);
 void crn_cuda_exec_close(struct crn_exec *exec); /* zeroed struct allowed */

@@ -14,11 +14,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define TOKENS 40u
@@ -61,10 +61,9 @@ static int fds_of(pid_t pid)
  * process, and cuda-ipc zones a second after that. */
 static int settled_fds(void)
 {
-    const struct timespec moment = {0, 2000000};
     int seen = fds_of(broker.pid), same = 0;
     for (int i = 0; i < 5000 && same < 750; i++) {
-        nanosleep(&moment, NULL);
+        poll(NULL, 0, 2);
         int now = fds_of(broker.pid);
         same = now == seen ? same + 1 : 0;
         seen = now;

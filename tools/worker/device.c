@@ -1,5 +1,4 @@
-/* Choosing what to compute on. Built without CUDA there is only the CPU. The workspace is what attention's scores need
- * (kernels/cuda/exec.h): a 64th of the device's memory, within 16 MiB .. 512 MiB. */
+/* Choosing what to compute on. Built without CUDA there is only the CPU. */
 #include "tools/worker/device.h"
 
 #include "ipc/log.h"
@@ -8,7 +7,6 @@
 #include <string.h>
 
 #ifdef CRN_CUDA
-#include "ipc/cuda_driver.h"
 #include "kernels/cuda/exec.h"
 #endif
 
@@ -23,32 +21,10 @@ int crn_worker_device_parse(const char *wish, int *out_ordinal)
 
 #ifdef CRN_CUDA
 
-static size_t workspace(uint64_t device_bytes)
-{
-    const uint64_t mib = 1 << 20;
-    uint64_t share = device_bytes / 64;
-    return (size_t)(share < 16 * mib ? 16 * mib : share > 512 * mib ? 512 * mib : share);
-}
-
 static int use(struct crn_worker_device *d, char *why, size_t why_bytes)
 {
-    struct crn_cuda_info info;
-    int n = 0;
     d->ops = &crn_kernels_cuda;
-    if (!d->ops->probe(why, why_bytes))
-        return CAIRN_E_NO_DEVICE;
-    int status = crn_cuda_devices(&n, why, why_bytes);
-    if (status == 0 && d->ordinal >= n) {
-        snprintf(why, why_bytes, "there are %d devices", n);
-        status = CAIRN_E_NO_DEVICE;
-    }
-    if (status != 0)
-        return status;
-    status = crn_cuda_info(d->ordinal, &info);
-    if (status == 0)
-        status = crn_cuda_exec_open(d->ordinal, workspace(info.total_bytes), &d->exec);
-    snprintf(why, why_bytes, "%s", status == 0 ? info.name : cairn_strerror(status));
-    return status;
+    return crn_cuda_exec_open_on(d->ordinal, &d->exec, why, why_bytes);
 }
 
 void crn_worker_device_close(struct crn_worker_device *device)
