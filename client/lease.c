@@ -275,7 +275,8 @@ static void make_parts(struct cairn_lease *lease, const struct crn_offer *o)
                                             .parts = lease->parts,
                                             .wants = lease->wants,
                                             .n_wants = (uint32_t)o->n_wants};
-    memcpy(lease->wants, o->wants, o->n_wants * sizeof *o->wants);
+    for (size_t i = 0; i < o->n_wants; i++)
+        lease->wants[i] = o->wants[i];
 }
 
 /* A zeroed block; the spare one when it is large enough. */
