@@ -305,7 +305,7 @@ bench-prefill bench-ttft bench-agents bench-decode: bench-%: all model
 bench-profile: all model $(BENCH_BIN)/kernels $(BENCH_BIN)/publish ## where the time goes (perf), and what the machine can do at most
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-profile.py
 
-report: ## docs/quality.md from docs/data/quality (measured by tools/family/pairs.py, evaluate.py and selectors.py)
+report: ## docs/quality.md from docs/data/quality (measured by tools/family/pairs.py, evaluate.py and compare_selectors.py)
 	$(Q)tools/dev/selectors-report.py
 	$(Q)tools/dev/quality-report.py
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/data/quality/selectors.md from what tools/family/selectors.py measured; a part of docs/quality.md. A table whose
+"""Writes docs/data/quality/selectors.md from what tools/family/compare_selectors.py measured; a part of docs/quality.md. A table whose
 measurements are not there is left out, and no number is typed by hand."""
 import json
 import math
@@ -117,7 +117,7 @@ def selectors():
     return f"""## Selectors on equal bytes
 
 Base's cache, the receiver's run mapped, private and whole, all other layers cut after publishing, blind to the questions
-(`tools/family/selectors.py`, `bench/selectors`). Each cell is the share of exactly right answers, and in brackets the mean nll of the right answers.
+(`tools/family/compare_selectors.py`, `bench/selectors`). Each cell is the share of exactly right answers, and in brackets the mean nll of the right answers.
 `global`: one threshold over all layers and KV heads; `uniform`: each head equally many; the others shape the share by depth.
 
 {"".join(sentence(member, lines) for member, (_, lines) in measured.items())}
@@ -143,7 +143,7 @@ def generation():
             for line in lines]
     return f"""## Dropping tokens while generating
 
-`--gen-pyramid`: base writes with its full cache, then follows these tokens under each rule (`tools/family/selectors.py generate`,
+`--gen-pyramid`: base writes with its full cache, then follows these tokens under each rule (`tools/family/compare_selectors.py generate`,
 `bench/gen_pyramid`). Agreement: how often its most likely token is that of the full cache, over all tokens, later ones depending on
 earlier ones; nll is that of the full cache's tokens; rows are those of the question and the answer that are left at the end.
 

@@ -45,7 +45,8 @@ static const struct {
     {"requests", "FILE", "JSON lines {context, question?, answer?} to measure on", OPT_REQUESTS},
     {"fit", "FILE", "JSON lines whose contexts state maps are fitted on (default: every third context of --requests)", OPT_FIT},
     {"maps", "SPEC[;SPEC]...",
-     "state maps to compare: plain, file=FILE, or lambda=F,weight=equal|norm,rank=N,tokens=N,half, all optional (default lambda=1e-3)", OPT_MAPS},
+     "state maps to compare: plain, file=FILE, or lambda=F,weight=equal|norm,rank=N,tokens=N,half, all "
+     "optional (default lambda=1e-3)", OPT_MAPS},
     {"state-cache", "DIR", "keep the states of --fit there, so that other pairs of these models need no prefills", OPT_STATE_CACHE},
     {"out", "DIR", "results and maps; an unfinished profile there is continued", OPT_OUT},
     {"runs", "A-B,...", "runs of layers to measure", OPT_RUNS},
