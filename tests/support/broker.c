@@ -276,7 +276,8 @@ int tiny_put_state(struct cairn_draft *draft, const struct tiny_entry *e, uint32
     return status;
 }
 
-int tiny_publish(struct cairn_client *client, const struct tiny_entry *e, struct cairn_entry_id *out_entry)
+int tiny_publish_by(struct cairn_client *client, const struct tiny_entry *e, const struct tiny_puts *by,
+                    struct cairn_entry_id *out_entry)
 {
     struct cairn_draft *draft;
     int status = tiny_draft(client, e, &draft);
@@ -284,15 +285,21 @@ int tiny_publish(struct cairn_client *client, const struct tiny_entry *e, struct
         return status;
     for (uint32_t layer = 0; layer < TINY_LAYERS && status == 0; layer++) {
         if (layer < e->n_states)
-            status = tiny_put_state(draft, e, layer);
+            status = by->state(draft, e, layer);
         if (status == 0)
-            status = tiny_put_layer(draft, e, layer);
+            status = by->layer(draft, e, layer);
     }
     if (status != 0) {
         cairn_abort(draft);
         return status;
     }
     return cairn_commit(draft, SOON, out_entry);
+}
+
+int tiny_publish(struct cairn_client *client, const struct tiny_entry *e, struct cairn_entry_id *out_entry)
+{
+    static const struct tiny_puts from_host = {tiny_put_state, tiny_put_layer};
+    return tiny_publish_by(client, e, &from_host, out_entry);
 }
 
 int tiny_attach(struct cairn_client *client, const int32_t *context, uint32_t n, struct cairn_lease **out_lease)

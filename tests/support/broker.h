@@ -65,6 +65,13 @@ struct tiny_entry {
 };
 /* Publishes; the code of the call that failed, or 0. */
 int tiny_publish(struct cairn_client *client, const struct tiny_entry *entry, struct cairn_entry_id *out_entry);
+/* The same with puts of the caller's. */
+struct tiny_puts {
+    int (*state)(struct cairn_draft *draft, const struct tiny_entry *entry, uint32_t layer);
+    int (*layer)(struct cairn_draft *draft, const struct tiny_entry *entry, uint32_t layer);
+};
+int tiny_publish_by(struct cairn_client *client, const struct tiny_entry *entry, const struct tiny_puts *by,
+                    struct cairn_entry_id *out_entry);
 /* The pieces: an open draft, one layer put into it. */
 int tiny_draft(struct cairn_client *client, const struct tiny_entry *entry, struct cairn_draft **out_draft);
 int tiny_put_layer(struct cairn_draft *draft, const struct tiny_entry *entry, uint32_t layer);

@@ -71,23 +71,20 @@ int dev_tiny_put(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t
     return status;
 }
 
+static int put_state(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t layer)
+{
+    return dev_tiny_put(draft, e, layer, 1);
+}
+
+static int put_layer(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t layer)
+{
+    return dev_tiny_put(draft, e, layer, 0);
+}
+
 int dev_tiny_publish(struct cairn_client *client, const struct tiny_entry *e, struct cairn_entry_id *out_entry)
 {
-    struct cairn_draft *draft;
-    int status = tiny_draft(client, e, &draft);
-    if (status != 0)
-        return status;
-    for (uint32_t layer = 0; layer < TINY_LAYERS && status == 0; layer++) {
-        if (layer < e->n_states)
-            status = dev_tiny_put(draft, e, layer, 1);
-        if (status == 0)
-            status = dev_tiny_put(draft, e, layer, 0);
-    }
-    if (status != 0) {
-        cairn_abort(draft);
-        return status;
-    }
-    return cairn_commit(draft, SOON, out_entry);
+    static const struct tiny_puts from_device = {put_state, put_layer};
+    return tiny_publish_by(client, e, &from_device, out_entry);
 }
 
 /* Rows of f32 against the formula; 0 when they are it. */

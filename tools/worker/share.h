@@ -92,6 +92,11 @@ const struct crn_prefill_watch *crn_publish_watch(struct crn_publish *p);
  * CAIRN_E_MISS. */
 int crn_publish_end(struct crn_publish *p, int commit, struct cairn_entry_id *out_entry);
 
+/* Attaches this model's own entry of exactly tokens [n], in one part. fails CAIRN_E_MISS when there
+ * is no such entry, codes of the library */
+int crn_share_attach_own(struct cairn_client *client, const int32_t *tokens, uint32_t n,
+                         uint32_t timeout_ms, struct cairn_lease **out_lease);
+
 /* What states are stored as: int8 has groups of 64 channels (ipc/layout.h), other widths stay f16. */
 uint32_t crn_state_dtype(const struct crn_engine *e, const struct crn_publish_choice *choice);
 

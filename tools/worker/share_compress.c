@@ -100,26 +100,15 @@ static int choose_sets(struct crn_engine *e, const struct crn_cache *cache,
     return status;
 }
 
-static int check_entry(const struct cairn_lease_info *info, const struct crn_compress *c)
-{
-    if (info->n_parts != 1 || info->parts[0].entry_tokens != c->n || info->n_tokens != c->n)
-        return CAIRN_E_MISS;
-    return info->parts[0].pyramid == CAIRN_PYRAMID_NONE ? 0 : CAIRN_E_EXISTS;
-}
-
 int crn_share_compress(struct crn_engine *e, struct cairn_client *client,
                        const struct crn_compress *c, float *out_share)
 {
-    struct cairn_query query = CAIRN_QUERY_INIT;
     struct cairn_lease *lease = NULL;
     struct crn_cache cache = {0};
     struct crn_sets sets = {0};
-    query.tokens = c->tokens;
-    query.n_tokens = c->n;
-    query.flags = CAIRN_QUERY_EXACT_ONLY;
-    int status = cairn_attach(client, &query, cairn_deadline_in(c->timeout_ms), &lease);
-    if (status == 0)
-        status = check_entry(cairn_lease_info(lease), c);
+    int status = crn_share_attach_own(client, c->tokens, c->n, c->timeout_ms, &lease);
+    if (status == 0 && cairn_lease_info(lease)->parts[0].pyramid != CAIRN_PYRAMID_NONE)
+        status = CAIRN_E_EXISTS;
     if (status == 0)
         status = crn_cache_init(&cache, e->weights->shape.n_layers);
     if (status == 0)

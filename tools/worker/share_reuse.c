@@ -86,6 +86,26 @@ int crn_share_attach(struct cairn_client *client, const int32_t *tokens, uint32_
     return 0;
 }
 
+int crn_share_attach_own(struct cairn_client *client, const int32_t *tokens, uint32_t n,
+                         uint32_t timeout_ms, struct cairn_lease **out_lease)
+{
+    struct cairn_query query = CAIRN_QUERY_INIT;
+    struct cairn_lease *lease;
+    query.tokens = tokens;
+    query.n_tokens = n;
+    query.flags = CAIRN_QUERY_EXACT_ONLY;
+    int status = cairn_attach(client, &query, cairn_deadline_in(timeout_ms), &lease);
+    if (status != 0)
+        return status;
+    const struct cairn_lease_info *info = cairn_lease_info(lease);
+    if (info->n_parts != 1 || info->parts[0].entry_tokens != n || info->n_tokens != n) {
+        cairn_release(lease);
+        return CAIRN_E_MISS;
+    }
+    *out_lease = lease;
+    return 0;
+}
+
 /* State of one crn_share_reuse. */
 struct reuse {
     struct crn_engine *e;

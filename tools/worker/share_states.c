@@ -10,27 +10,6 @@ uint32_t crn_state_dtype(const struct crn_engine *e, const struct crn_publish_ch
     return choice->dtype == CAIRN_I8 && !grouped ? (uint32_t)CAIRN_F16 : choice->dtype;
 }
 
-/* This model's entry of exactly these tokens. */
-static int attach_whole(struct cairn_client *client, const int32_t *tokens, uint32_t n,
-                        uint32_t timeout_ms, struct cairn_lease **out_lease)
-{
-    struct cairn_query query = CAIRN_QUERY_INIT;
-    struct cairn_lease *lease;
-    query.tokens = tokens;
-    query.n_tokens = n;
-    query.flags = CAIRN_QUERY_EXACT_ONLY;
-    int status = cairn_attach(client, &query, cairn_deadline_in(timeout_ms), &lease);
-    if (status != 0)
-        return status;
-    const struct cairn_lease_info *info = cairn_lease_info(lease);
-    if (info->n_parts != 1 || info->parts[0].entry_tokens != n || info->n_tokens != n) {
-        cairn_release(lease);
-        return CAIRN_E_MISS;
-    }
-    *out_lease = lease;
-    return 0;
-}
-
 /* Runs the context up to the last wanted layer; each state is put as it passes by. */
 static int run_to_states(struct crn_pass *pass, const struct cairn_lease_info *info,
                          const struct crn_publish_choice *choice, struct cairn_draft *draft,
@@ -51,7 +30,8 @@ static int run_to_states(struct crn_pass *pass, const struct cairn_lease_info *i
             if (status != 0 || ++put_already == info->n_wants)
                 return status;
         }
-        status = crn_kv_init(&kv, pass->engine->kv_dtype, s->n_kv_heads, s->head_dim, pass->n);
+        status = crn_kv_init_in(&kv, &pass->engine->exec, pass->engine->kv_dtype, s->n_kv_heads,
+                                s->head_dim, pass->n);
         if (status == 0)
             status = crn_pass_layer(pass, l, NULL, 0, &kv, NULL, 0);
         crn_kv_free(&kv);
@@ -67,7 +47,7 @@ int crn_share_add_states(struct crn_engine *e, struct cairn_client *client, cons
     struct cairn_draft *draft = NULL;
     struct cairn_entry_id entry;
     struct crn_pass pass = {0};
-    int status = attach_whole(client, tokens, n, timeout_ms, &lease);
+    int status = crn_share_attach_own(client, tokens, n, timeout_ms, &lease);
     const struct cairn_lease_info *info = cairn_lease_info(lease);
     if (status == 0)
         status = info->n_wants > 0 ? crn_pass_begin(&pass, e, tokens, n, 0) : CAIRN_E_MISS;
