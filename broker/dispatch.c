@@ -157,6 +157,8 @@ static int serve(struct crn_call *call, enum crn_msg_type type, const void *byte
     }
     if (status == CRN_LATER || status == -EAGAIN)
         return status;
+    if (call->request == 0 && verbs[type].answer == CRN_MSG_ok)
+        return 0; /* nobody waits: an answer would only wake somebody up */
     if (status == 0) {
         set_request(&call->out, call->out_type, call->request);
         status = crn_session_send(call->session, call->out_type, &call->out);

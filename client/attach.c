@@ -146,8 +146,7 @@ static int read_offer(struct cairn_client *client, const struct crn_msg_attached
 /* Ends a lease of which nothing was made; reason: of the choice against it, or 0. */
 static void refuse(struct cairn_client *client, uint64_t lease, uint32_t reason)
 {
-    struct crn_msg_release msg = {
-        .lease = lease, .reason = reason, .request = crn_client_next(client)};
+    struct crn_msg_release msg = {.lease = lease, .reason = reason};
     if (lease != 0)
         crn_client_send(client, CRN_MSG_release, &msg, 0);
 }

@@ -290,13 +290,11 @@ static void give_back(struct cairn_client *client, enum crn_msg_type type, size_
     struct crn_msg_drafted drafted;
     if (type == CRN_MSG_attached && crn_wire_decode(type, client->in, n, &attached) == 0 &&
         attached.lease != 0) {
-        struct crn_msg_release release = {.lease = attached.lease,
-                                          .request = crn_client_next(client)};
+        struct crn_msg_release release = {.lease = attached.lease};
         crn_client_send(client, CRN_MSG_release, &release, 0);
     }
     if (type == CRN_MSG_drafted && crn_wire_decode(type, client->in, n, &drafted) == 0) {
-        struct crn_msg_abort abort_draft = {.draft = drafted.draft,
-                                            .request = crn_client_next(client)};
+        struct crn_msg_abort abort_draft = {.draft = drafted.draft};
         crn_client_send(client, CRN_MSG_abort, &abort_draft, 0);
     }
 }

@@ -351,8 +351,7 @@ void crn_grant_free(struct cairn_lease *lease)
 {
     struct cairn_client *client = lease->client;
     if (lease->id != 0 && client->chan != NULL && crn_client_current(client, lease->session)) {
-        struct crn_msg_release msg = {
-            .lease = lease->id, .reason = lease->info.reason, .request = crn_client_next(client)};
+        struct crn_msg_release msg = {.lease = lease->id, .reason = lease->info.reason};
         crn_client_send(client, CRN_MSG_release, &msg, 0);
     }
     if (lease->previous != NULL)

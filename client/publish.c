@@ -145,7 +145,7 @@ void crn_writer_free(struct cairn_draft *draft)
 {
     struct cairn_client *client = draft->client;
     if (draft->id != 0 && crn_client_current(client, draft->session)) {
-        struct crn_msg_abort msg = {.draft = draft->id, .request = crn_client_next(client)};
+        struct crn_msg_abort msg = {.draft = draft->id};
         crn_client_send(client, CRN_MSG_abort, &msg, 0);
     }
     if (draft->previous != NULL)
