@@ -18,7 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { SIZES = 3, LAYERS = 32, GATHER_ENTRY = 100, BLOCK = 21 };
+enum { SIZES = 3, LAYERS = 32, GATHER_ENTRY = 100, BLOCK = 21, RAW = -1, RAW_AWAKE = -2, AWAKE_US = 200 };
 
 static const char *const size_names[SIZES] = {"16 MiB", "256 MiB", "2 GiB"};
 
@@ -155,7 +155,7 @@ static void settle(void)
         continue;
 }
 
-/* A block of exchanges of one kind; the first one warms up. s < 0: raw round trips. */
+/* A block of exchanges of one kind; the first one warms up. s: an entry, RAW or RAW_AWAKE. */
 static void block(struct reader *r, int s, int paused, struct bench_samples *out)
 {
     for (int i = 0; i < BLOCK; i++) {
@@ -164,7 +164,7 @@ static void block(struct reader *r, int s, int paused, struct bench_samples *out
             settle();
         double begin = bench_now_s();
         if (s < 0)
-            bench_ping_once(r->ping);
+            bench_ping_once(r->ping, s == RAW_AWAKE ? AWAKE_US : 0);
         else
             lease = bench_attach(r->client, &r->entry[s], r->tokens[s]);
         if (i > 0)
@@ -175,10 +175,11 @@ static void block(struct reader *r, int s, int paused, struct bench_samples *out
 
 static void attach_only(struct reader *r, int paused)
 {
-    struct bench_samples ping = {0}, attach[SIZES] = {{0}};
+    struct bench_samples ping = {0}, awake = {0}, attach[SIZES] = {{0}};
     int rounds = bench_quick() ? 20 : 150;
     for (int i = 0; i < rounds; i++) {
-        block(r, -1, paused, &ping);
+        block(r, RAW, paused, &ping);
+        block(r, RAW_AWAKE, paused, &awake);
         for (int s = 0; s < r->n_sizes; s++)
             block(r, s, paused, &attach[s]);
     }
@@ -205,6 +206,11 @@ static void attach_only(struct reader *r, int paused)
         bench_report(&f);
         bench_samples_free(&attach[s]);
     }
+    bench_report(&(struct bench_figure){
+        "attach", paused ? "raw round trip, awake, after a pause" : "raw round trip, awake", "us",
+        &awake, "raw DEALER-ROUTER round trip", &ping, 0, BENCH_GOAL_NONE, 0, 0,
+        "looks for the answer up to 200 us before it sleeps, as libcairn does"});
+    bench_samples_free(&awake);
     bench_samples_free(&ping);
 }
 

@@ -10,7 +10,8 @@ void bench_pong_run(int fd, void *ctx); /* helper; ctx: address (ipc://...). Say
                                            bound, echoes until BENCH_BYE. */
 struct bench_ping;
 struct bench_ping *bench_ping_open(const char *address);
-void bench_ping_once(struct bench_ping *p); /* 64 bytes there and back */
+/* 64 bytes there and back. awake_us: looks for the answer that long, as libcairn does, before it sleeps. */
+void bench_ping_once(struct bench_ping *p, unsigned awake_us);
 void bench_ping_close(struct bench_ping *p);
 
 /* ---- stores: n_layers blocks of layer_bytes go in one by one, and come out into memory of the

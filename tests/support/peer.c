@@ -51,14 +51,23 @@ static size_t request_at(enum crn_msg_type type)
     ck_abort_msg("no such message");
 }
 
-void peer_send(struct peer *p, enum crn_msg_type type, void *msg)
+static void send_numbered(struct peer *p, enum crn_msg_type type, void *msg, uint64_t request)
 {
     uint8_t bytes[CRN_MESSAGE_MAX];
     size_t n;
-    p->request++;
-    memcpy((uint8_t *)msg + request_at(type), &p->request, sizeof p->request);
+    memcpy((uint8_t *)msg + request_at(type), &request, sizeof request);
     ck_assert_int_eq(crn_wire_encode(type, msg, bytes, sizeof bytes, &n), 0);
     ck_assert_int_eq(crn_chan_send(p->chan, bytes, n, soon()), 0);
+}
+
+void peer_send(struct peer *p, enum crn_msg_type type, void *msg)
+{
+    send_numbered(p, type, msg, ++p->request);
+}
+
+void peer_tell(struct peer *p, enum crn_msg_type type, void *msg)
+{
+    send_numbered(p, type, msg, 0);
 }
 
 int peer_recv(struct peer *p, enum crn_msg_type reply_type, void *out_reply)

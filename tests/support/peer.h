@@ -40,6 +40,8 @@ int peer_call(struct peer *p, enum crn_msg_type type, void *msg, enum crn_msg_ty
 /* The two halves of peer_call. Answers come in the order the broker finished them. */
 void peer_send(struct peer *p, enum crn_msg_type type, void *msg);
 int peer_recv(struct peer *p, enum crn_msg_type reply_type, void *out_reply);
+/* Sends a request whose number is 0: no OK is wanted. */
+void peer_tell(struct peer *p, enum crn_msg_type type, void *msg);
 /* CAIRN_E_TIMEOUT when nothing comes within ms. */
 int peer_hears(struct peer *p, unsigned ms);
 

@@ -94,6 +94,27 @@ START_TEST(published_bytes_come_back_as_they_were)
 }
 END_TEST
 
+START_TEST(a_release_that_wants_no_answer_gets_none)
+{
+    start(small);
+    struct peer *p = joined(&base);
+    struct raw_draft d = {.salt = 1, .n_tokens = HANDBOOK, .dtype = CAIRN_F16, .state_layer = 1};
+    published(p, &d);
+    struct raw_lease l;
+    attached(p, 1, HANDBOOK, &l);
+    struct crn_msg_release m = {.lease = l.msg.lease};
+    peer_tell(p, CRN_MSG_release, &m);
+    peer_tell(p, CRN_MSG_release, &m); /* fails, and that is nobody's business either */
+    ck_assert_int_eq(raw_release(p, &l), CAIRN_E_STALE);
+    ck_assert_int_eq(peer_hears(p, 100), CAIRN_E_TIMEOUT);
+    struct crn_msg_stat stat = {0};
+    peer_tell(p, CRN_MSG_stat, &stat); /* not one that OK answers */
+    ck_assert_int_eq(peer_hears(p, 10000), 0);
+    peer_close(p);
+    stop();
+}
+END_TEST
+
 START_TEST(a_match_ends_where_the_tokens_do)
 {
     static const uint32_t lengths[] = {40, 64, 128, 190, 200, 300};
@@ -665,6 +686,7 @@ int main(void)
 {
     const struct run_test tests[] = {
         RUN_LOOP(published_bytes_come_back_as_they_were, 3),
+        RUN_TEST(a_release_that_wants_no_answer_gets_none),
         RUN_LOOP(a_match_ends_where_the_tokens_do, 6),
         RUN_TEST(a_tail_that_differs_is_cut_by_the_broker),
         RUN_TEST(children_continue_their_parents),
