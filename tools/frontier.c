@@ -90,10 +90,10 @@ int crn_runs_all(uint32_t n_layers, uint32_t grain, uint32_t max_layers, struct 
 int crn_runs_about(uint32_t n_layers, uint32_t grain, uint32_t reach, uint32_t max_layers, const uint32_t run[2],
                    struct crn_runs *io)
 {
-    int steps = (int)(reach / grain), status = 0;
+    int steps = (int)(reach / grain), ends = (int)reach, status = 0;
     for (int i = -steps; i <= steps; i++)
-        for (int j = -steps; j <= steps && status == 0; j++) {
-            int first = (int)run[0] + i * (int)grain, last = (int)run[1] + j * (int)grain;
+        for (int j = -ends; j <= ends && status == 0; j++) {
+            int first = (int)run[0] + i * (int)grain, last = (int)run[1] + j;
             if (first >= 0 && first <= last && last < (int)n_layers &&
                 (max_layers == 0 || (uint32_t)(last - first + 1) <= max_layers))
                 status = add_run(io, (uint32_t)first, (uint32_t)last);

@@ -41,7 +41,8 @@ struct crn_runs {
     size_t n;
 };
 int crn_runs_all(uint32_t n_layers, uint32_t grain, uint32_t max_layers, struct crn_runs *out);
-/* The runs about [first, last]: both ends within `reach` layers of it, in steps of grain from it. */
+/* The runs about [first, last]: both ends within `reach` layers of it; starts in steps of grain (each costs a map), any last layer
+ * (costs little, and one layer decides whether a limit is used up). */
 int crn_runs_about(uint32_t n_layers, uint32_t grain, uint32_t reach, uint32_t max_layers, const uint32_t run[2],
                    struct crn_runs *io);
 /* "13-23,15-23"; malloc'd, NULL when memory is out. */

@@ -170,6 +170,22 @@ START_TEST(runs_about_one_stay_inside_the_model_and_come_once)
 }
 END_TEST
 
+START_TEST(runs_about_one_start_in_steps_and_end_anywhere)
+{
+    struct crn_runs runs = {0};
+    static const uint32_t run[2] = {15, 24};
+    int longest = 0;
+    ck_assert_int_eq(crn_runs_about(30, 2, 5, 11, run, &runs), 0);
+    for (size_t i = 0; i < runs.n; i++) {
+        ck_assert_uint_eq(runs.list[i][0] % 2, 1);
+        ck_assert_uint_le(runs.list[i][1] - runs.list[i][0] + 1, 11);
+        longest |= runs.list[i][0] == 13 && runs.list[i][1] == 23;
+    }
+    ck_assert(longest);
+    free(runs.list);
+}
+END_TEST
+
 START_TEST(the_interval_is_wilsons)
 {
     double low, high;
@@ -192,6 +208,7 @@ int main(void)
         RUN_LOOP(a_stricter_floor_never_chooses_a_cheaper_run, 20),
         RUN_TEST(all_runs_of_smollm_in_groups_of_two_are_120),
         RUN_TEST(runs_about_one_stay_inside_the_model_and_come_once),
+        RUN_TEST(runs_about_one_start_in_steps_and_end_anywhere),
         RUN_TEST(the_interval_is_wilsons),
     };
     return run_suite("tools_frontier", tests, sizeof tests / sizeof *tests);
