@@ -219,23 +219,24 @@ class Board:
             self.condition.notify_all()
 
 
-def agent(worker, member, first, requests, board, answers):
+def agent(worker, member, first, requests, board, answers, ends):
     left = [(first + i) % N_CONTEXTS for i in range(N_CONTEXTS)]
     while left:
         context = board.take(member, left)
         left.remove(context)
         answers.append((member, context, worker.ask(requests[member][context][0])))
         board.done(member, context)
+    ends.append((member, time.monotonic()))
 
 
 def run_fleet(n, broker, sharing, requests, *options):
-    """Requests per second, and all answers."""
+    """Requests per second, all answers, and how much longer the slowest agent of a model took than its quickest, at worst."""
     members = [FLEET[i % len(FLEET)] for i in range(n)]
     common = ("--threads", "1", "--max-tokens", "16", *options)
     mode = () if sharing else ("--reuse", "never", "--no-publish")
     workers = [bench.Worker(m, broker, *common, *(mode if m == "base" or not sharing else ("--no-publish",))) for m in members]
-    board, answers = Board(sharing), []
-    threads = [threading.Thread(target=agent, args=(w, m, i * N_CONTEXTS // n, requests, board, answers))
+    board, answers, ends = Board(sharing), [], []
+    threads = [threading.Thread(target=agent, args=(w, m, i * N_CONTEXTS // n, requests, board, answers, ends))
                for i, (w, m) in enumerate(zip(workers, members))]
     begin = time.monotonic()
     for thread in threads:
@@ -245,12 +246,13 @@ def run_fleet(n, broker, sharing, requests, *options):
     seconds = time.monotonic() - begin
     for worker in workers:
         worker.close()
-    return n * N_CONTEXTS / seconds, answers
+    took = {m: [end - begin for member, end in ends if member == m] for m in members}
+    return n * N_CONTEXTS / seconds, answers, max(max(t) / min(t) for t in took.values())
 
 
 def fleet_requests(seed):
     """The same contexts for all; each model has its own question about them."""
-    tokens = 600 if bench.QUICK else 1400
+    tokens = 600 if bench.QUICK else 2000
     by_member = {m: bench.contexts(m, tokens, N_CONTEXTS, seed=seed) for m in ("finder", "clerk")}
     texts = [lines[0]["context"] for lines in by_member["finder"]]
     for lines, text in zip(by_member["clerk"], texts):
@@ -260,17 +262,16 @@ def fleet_requests(seed):
 
 def agents():
     for n, goal in ((4, 2.2), (8, 3.0)):
-        shared, alone = [], []
-        for turn in range(1):
-            requests = fleet_requests(10 + turn)
-            alone.append(run_fleet(n, None, False, requests)[0])
-            with bench.Broker("3G") as broker:
-                broker.put_plans()
-                rate, answers = run_fleet(n, broker, True, requests)
-                shared.append(rate)
+        requests = fleet_requests(10)
+        alone, _, alone_spread = run_fleet(n, None, False, requests)
+        with bench.Broker("3G") as broker:
+            broker.put_plans()
+            shared, answers, spread = run_fleet(n, broker, True, requests)
         full = sum(1 for _, _, a in answers if a["class"] == "none")
-        bench.figure("agents", f"{n} agents, each about {N_CONTEXTS} contexts", "requests/s", shared, "no sharing", alone,
+        bench.figure("agents", f"{n} agents, each about {N_CONTEXTS} contexts", "requests/s", [shared], "no sharing", [alone],
                      goal=(">=", goal), note=f"models in turn: {', '.join(FLEET)}; one thread each; {full} full prefills of {len(answers)}")
+        bench.figure("agents", f"{n} agents: the slowest beside the quickest of its model", "times", [spread], "no sharing", [alone_spread],
+                     note="from the common start to each agent's last answer")
     kv_bytes("whole payloads, f16", 0.5, (), ())
     kv_bytes("sets at 40 %, int8 everywhere", 0.2, ("--compress", "keep=0.4,i8"), ("--private-int8",))
 
