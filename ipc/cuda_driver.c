@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_DEVICES = 64 };
@@ -218,16 +219,21 @@ static int stream_of(int device, cudaStream_t *out_stream)
     return status;
 }
 
-int crn_cuda_copy(int device, const struct crn_cuda_move *move)
+static int copy_on(cudaStream_t stream, const struct crn_cuda_move *move)
 {
     static const enum cudaMemcpyKind kinds[2][2] = { { cudaMemcpyHostToHost, cudaMemcpyDeviceToHost },
                                                      { cudaMemcpyHostToDevice, cudaMemcpyDeviceToDevice } };
+    enum cudaMemcpyKind kind = kinds[move->to][move->from];
+    if (move->bytes == 0)
+        return 0;
+    return crn_cuda_status((int)cudaMemcpyAsync(move->dst, move->src, move->bytes, kind, stream), "cudaMemcpyAsync");
+}
+
+int crn_cuda_copy(int device, const struct crn_cuda_move *move)
+{
     cudaStream_t stream;
     int status = stream_of(device, &stream);
-    if (status != 0 || move->bytes == 0)
-        return status;
-    enum cudaMemcpyKind kind = kinds[move->to][move->from];
-    return crn_cuda_status((int)cudaMemcpyAsync(move->dst, move->src, move->bytes, kind, stream), "cudaMemcpyAsync");
+    return status != 0 ? status : copy_on(stream, move);
 }
 
 int crn_cuda_clear(int device, void *at, uint64_t bytes)
@@ -244,6 +250,50 @@ int crn_cuda_fence(int device)
     cudaStream_t stream;
     int status = stream_of(device, &stream);
     return status != 0 ? status : crn_cuda_status((int)cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
+/* --- lanes --- */
+
+struct crn_cuda_lane {
+    int device;
+    cudaStream_t stream;
+};
+
+int crn_cuda_lane_open(int device, struct crn_cuda_lane **out_lane)
+{
+    int status = crn_cuda_use(device);
+    struct crn_cuda_lane *lane = status == 0 ? calloc(1, sizeof *lane) : NULL;
+    if (lane == NULL)
+        return status != 0 ? status : -ENOMEM;
+    lane->device = device;
+    status = crn_cuda_status((int)cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    if (status != 0) {
+        free(lane);
+        return status;
+    }
+    *out_lane = lane;
+    return 0;
+}
+
+void crn_cuda_lane_close(struct crn_cuda_lane *lane)
+{
+    if (lane == NULL)
+        return;
+    (void)crn_cuda_lane_wait(lane);
+    (void)crn_cuda_status((int)cudaStreamDestroy(lane->stream), "cudaStreamDestroy");
+    free(lane);
+}
+
+int crn_cuda_lane_copy(struct crn_cuda_lane *lane, const struct crn_cuda_move *move)
+{
+    int status = crn_cuda_use(lane->device);
+    return status != 0 ? status : copy_on(lane->stream, move);
+}
+
+int crn_cuda_lane_wait(struct crn_cuda_lane *lane)
+{
+    int status = crn_cuda_use(lane->device);
+    return status != 0 ? status : crn_cuda_status((int)cudaStreamSynchronize(lane->stream), "cudaStreamSynchronize");
 }
 
 /* --- page-locked host memory --- */

@@ -45,6 +45,14 @@ int crn_cuda_copy(int device, const struct crn_cuda_move *move);
 int crn_cuda_clear(int device, void *at, uint64_t bytes); /* zeroes; done when it returns */
 int crn_cuda_fence(int device);
 
+/* A stream of one's own, for moves that wait for nobody else's. A lane is used by one thread at a time; its copies are done after
+ * wait, and the host side must stay as it is until then. own: crn_cuda_lane_close, which waits for them. */
+struct crn_cuda_lane;
+int crn_cuda_lane_open(int device, struct crn_cuda_lane **out_lane);
+void crn_cuda_lane_close(struct crn_cuda_lane *lane); /* NULL allowed */
+int crn_cuda_lane_copy(struct crn_cuda_lane *lane, const struct crn_cuda_move *move);
+int crn_cuda_lane_wait(struct crn_cuda_lane *lane);
+
 /* Page-locks host memory of this process, for copies that overlap computing; in pieces of at most 64 GiB (tech.md 2.2). The
  * address must be the start of a mapping that is writable here. Undo with the same range. */
 int crn_cuda_pin(int device, void *at, uint64_t bytes);

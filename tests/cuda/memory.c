@@ -2,6 +2,7 @@
  * own process never touches CUDA (it does not survive fork). Nothing here knows the emulator: the same tests run on a device. */
 #include "ipc/mem.h"
 
+#include "ipc/cuda_driver.h"
 #include "ipc/fdchan.h"
 #include "ipc/log.h"
 #include "tests/support/child.h"
@@ -430,6 +431,45 @@ START_TEST(a_handle_opened_twice_is_counted)
 }
 END_TEST
 
+/* Two lanes and the stream of everything else: each waits for its own copies only. On the emulator that is how it must be (nothing
+ * runs before its stream is waited for); on a device the last comparison holds, and the ones before may, too, by luck. */
+static int use_two_lanes(void *ctx)
+{
+    struct party *p = ctx;
+    struct crn_cuda_lane *down = NULL, *up = NULL;
+    struct crn_mem segment;
+    unsigned char *host = calloc(3, BYTES), *sent = host + BYTES, *shared = host + 2 * BYTES;
+    CHECK(host != NULL && p->ops->create(BYTES, 0, CRN_MEM_ARENA, &segment) == 0);
+    fill(&segment, 5);
+    CHECK(crn_cuda_lane_open(0, &down) == 0 && crn_cuda_lane_open(0, &up) == 0);
+    memset(sent, 9, BYTES / 2);
+    struct crn_cuda_move from = { .dst = host, .src = segment.base, .bytes = BYTES / 2, .to = CRN_CUDA_HOST, .from = CRN_CUDA_DEVICE };
+    struct crn_cuda_move to = { .dst = (char *)segment.base + BYTES / 2, .src = sent, .bytes = BYTES / 2, .to = CRN_CUDA_DEVICE,
+                                .from = CRN_CUDA_HOST };
+    struct crn_cuda_move all = { .dst = shared, .src = segment.base, .bytes = BYTES, .to = CRN_CUDA_HOST, .from = CRN_CUDA_DEVICE };
+    CHECK(crn_cuda_lane_copy(down, &from) == 0 && crn_cuda_lane_copy(up, &to) == 0);
+    CHECK(crn_cuda_lane_wait(up) == 0);
+    CHECK(getenv("CRN_GPU") != NULL || host[1] == 0); /* nobody waited for this one */
+    CHECK(crn_cuda_copy(0, &all) == 0 && crn_cuda_fence(0) == 0);
+    CHECK(getenv("CRN_GPU") != NULL || host[1] == 0);
+    CHECK(crn_cuda_lane_wait(down) == 0);
+    CHECK(memcmp(host, shared, BYTES / 2) == 0 && host[1] != 0);
+    CHECK(memcmp(sent, shared + BYTES / 2, BYTES / 2) == 0);
+    crn_cuda_lane_close(down);
+    crn_cuda_lane_close(up);
+    crn_cuda_lane_close(NULL);
+    segment.ops->destroy(&segment);
+    free(host);
+    return 0;
+}
+
+START_TEST(lanes_wait_for_their_own_moves)
+{
+    struct party p = { .ops = kind_of(_i) };
+    ck_assert_int_eq(child_end(child_start(use_two_lanes, &p)), 0);
+}
+END_TEST
+
 int main(void)
 {
     const struct run_test tests[] = {
@@ -441,6 +481,7 @@ int main(void)
         RUN_LOOP(a_layer_goes_through_a_landing_zone_into_the_arena, 2),
         RUN_LOOP(an_importer_believes_no_token, 2),
         RUN_TEST(a_handle_opened_twice_is_counted),
+        RUN_LOOP(lanes_wait_for_their_own_moves, 2),
     };
     crn_log_setup("cuda_memory", CRN_LOG_ERROR); /* refusals are expected */
     return run_suite("cuda_memory", tests, sizeof tests / sizeof *tests);
