@@ -1,7 +1,8 @@
 /* broker and libcairn on a device: real processes publish from device memory and attach to it, for both memory kinds; and the
  * failure table (design.md section 8) with each party killed at each step, broken imports, and a device that is full or lost.
  * What the emulated device can be told (failing calls, memory limits) is told by its environment; on a real one those tests
- * are left out. Leaks are counted: descriptors of the broker, device memory by what it can still give. */
+ * are left out. Leaks are counted: descriptors and device mappings of the broker, and mappings that a worker still has when it has
+ * closed everything. */
 #include "tests/support/child.h"
 #include "tests/support/daemon.h"
 #include "tests/support/dev.h"
@@ -14,6 +15,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -57,18 +59,53 @@ static int fds_of(pid_t pid)
     return n;
 }
 
-/* The same when it no longer moves: sessions end a moment after their
- * process, and cuda-ipc zones a second after that. */
-static int settled_fds(void)
+/* Mappings of device memory that the system knows of. On the emulator: all of them (none may be touched while nothing runs). */
+static int maps_of(pid_t pid)
 {
-    int seen = fds_of(broker.pid), same = 0;
-    for (int i = 0; i < 5000 && same < 750; i++) {
-        poll(NULL, 0, 2);
-        int now = fds_of(broker.pid);
-        same = now == seen ? same + 1 : 0;
+    char path[64], line[512];
+    int n = 0;
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        return -1;
+    while (fgets(line, sizeof line, f) != NULL)
+        n += (strstr(line, "---s") != NULL && strstr(line, "cuda-emu") != NULL) || strstr(line, "/dev/nvidia") != NULL;
+    fclose(f);
+    return n;
+}
+
+/* What the broker holds of the system. */
+struct held {
+    int fds, maps;
+};
+
+static struct held held_now(void)
+{
+    return (struct held){fds_of(broker.pid), maps_of(broker.pid)};
+}
+
+/* The same when it no longer moves: sessions end a moment after their process, and cuda-ipc zones a second after that. */
+static struct held settled(void)
+{
+    struct held seen = held_now();
+    for (int i = 0, same = 0; i < 500 && same < 75; i++) {
+        poll(NULL, 0, 20);
+        struct held now = held_now();
+        same = now.fds == seen.fds && now.maps == seen.maps ? same + 1 : 0;
         seen = now;
     }
     return seen;
+}
+
+static void as_before(struct held before)
+{
+    struct held now = held_now();
+    for (int i = 0; i < 500 && (now.fds != before.fds || now.maps != before.maps); i++) {
+        poll(NULL, 0, 20);
+        now = held_now();
+    }
+    ck_assert_int_eq(now.fds, before.fds);
+    ck_assert_int_eq(now.maps, before.maps);
 }
 
 /* ---- what a worker process does; 0 when all went as it should ---- */
@@ -165,7 +202,10 @@ static int work(void *ctx)
         return 1;
     int status = act(w, client);
     cairn_close(client);
+    client = NULL;
     dev_close();
+    if (status == 0 && w->expect != CAIRN_E_DEVICE_LOST && getenv("CRN_GPU") == NULL)
+        CHECK(maps_of(getpid()) == 0);
     return status;
 }
 
@@ -228,7 +268,7 @@ START_TEST(a_publisher_killed_in_its_draft_leaves_nothing)
     publish(1); /* what stays open for good is open now */
     alone();
     uint64_t used = broker_counter(&broker, "used_bytes");
-    int fds = settled_fds();
+    struct held before = settled();
     for (uint32_t i = 0; i < 3; i++) {
         pid_t pid = holds(HOLD_DRAFT, 2);
         ck_assert_uint_eq(broker_counter(&broker, "drafts"), 1);
@@ -238,7 +278,7 @@ START_TEST(a_publisher_killed_in_its_draft_leaves_nothing)
     }
     alone();
     ck_assert_uint_eq(broker_counter(&broker, "landing_bytes"), 0);
-    ck_assert_int_eq(settled_fds(), fds);
+    as_before(before);
     publish(2);
     ck_assert_uint_eq(broker_counter(&broker, "entries"), 2);
     broker_stop(&broker);
@@ -250,7 +290,7 @@ START_TEST(a_killed_reader_gives_its_leases_back)
     start(_i);
     publish(1);
     alone();
-    int fds = settled_fds();
+    struct held before = settled();
     for (int i = 0; i < 3; i++) {
         pid_t pid = holds(HOLD_LEASE, 1);
         ck_assert_uint_eq(broker_counter(&broker, "leases"), 1);
@@ -258,7 +298,7 @@ START_TEST(a_killed_reader_gives_its_leases_back)
         broker_await(&broker, "leases", 0);
     }
     alone();
-    ck_assert_int_eq(settled_fds(), fds);
+    as_before(before);
     run_worker((struct worker){.act = ATTACH, .model = 1});
     broker_stop(&broker);
 }
@@ -270,8 +310,10 @@ START_TEST(what_is_attached_outlives_a_killed_broker_and_the_next_one_starts_ane
     char byte;
     start(_i);
     publish(1);
-    ck_assert_int_eq(pipe(there), 0);
-    ck_assert_int_eq(pipe(go), 0);
+    ck_assert_int_eq(pipe2(there, O_CLOEXEC), 0); /* not for the next broker */
+    ck_assert_int_eq(pipe2(go, O_CLOEXEC), 0);
+    alone();
+    struct held before = settled();
     struct worker w = {.act = OUTLIVE, .model = 1, .ready = there[1], .go = go[0]};
     pid_t pid = child_start(work, &w);
     ck_assert_int_eq(read(there[0], &byte, 1), 1);
@@ -283,6 +325,7 @@ START_TEST(what_is_attached_outlives_a_killed_broker_and_the_next_one_starts_ane
     ck_assert_int_eq(child_end(pid), 0);
     alone();
     ck_assert_uint_eq(broker_counter(&broker, "entries"), 1);
+    as_before(before);
     broker_stop(&broker);
 }
 END_TEST
@@ -294,9 +337,12 @@ START_TEST(an_import_that_fails_costs_one_attach)
         return;
     start(_i);
     publish(1);
+    alone();
+    struct held before = settled();
     run_worker((struct worker){.act = ATTACH_FAILS, .model = 1, .expect = -ENOMEM, .fail = fails[_i]});
     run_worker((struct worker){.act = ATTACH, .model = 1});
     alone();
+    as_before(before);
     broker_stop(&broker);
 }
 END_TEST
@@ -306,10 +352,14 @@ START_TEST(a_lost_device_ends_the_worker_and_nobody_else)
     if (!emulated())
         return;
     start(_i);
+    publish(2);
+    alone();
+    struct held before = settled();
     run_worker((struct worker){
         .act = PUBLISH, .model = 1, .expect = CAIRN_E_DEVICE_LOST, .fail = "cudaMemcpyAsync:12:719"});
     alone();
-    ck_assert_uint_eq(broker_counter(&broker, "entries"), 0);
+    as_before(before);
+    ck_assert_uint_eq(broker_counter(&broker, "entries"), 1);
     publish(1);
     run_worker((struct worker){.act = ATTACH, .model = 1});
     broker_stop(&broker);
@@ -324,8 +374,12 @@ START_TEST(a_full_device_refuses_the_draft_and_nothing_else)
     setenv("CRN_CUDA_EMU_MEMORY", "17000000", 1);
     start(_i);
     unsetenv("CRN_CUDA_EMU_MEMORY");
+    alone();
+    struct held before = settled();
     for (int i = 0; i < 2; i++)
         run_worker((struct worker){.act = PUBLISH, .model = 1, .expect = -ENOMEM});
+    alone();
+    as_before(before);
     run_worker((struct worker){.act = ATTACH_FAILS, .model = 1, .expect = CAIRN_E_MISS});
     alone();
     ck_assert_uint_eq(broker_counter(&broker, "used_bytes"), 0);
