@@ -173,7 +173,7 @@ TEST_LIBS = $(A_SUPPORT) $(if $(PROFILE_OBJ),$(A_PROFILE)) $(if $(TOOLS_OBJ),$(A
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_PROFILE) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
-$(EMU)/tests/cuda/share $(EMU)/tests/cuda/worker: | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
+$(EMU)/tests/cuda/share $(EMU)/tests/cuda/tier $(EMU)/tests/cuda/worker: | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
 $(EMU)/tests/%: $(EMU)/obj/tests/%.o $(EMU_OBJ) $(TEST_LIBS)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC) $(LIBS_CHECK))
 

@@ -6,6 +6,7 @@
 #include "broker/extent.h"
 #include "ipc/mem.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -18,7 +19,10 @@ struct crn_arena {
     struct crn_mem mem;
     struct crn_extents *extents;
     bool offered; /* to the spill engine (tier_offer.c) */
+    atomic_uint locked; /* of a host tier: enum crn_arena_locked */
 };
+
+enum crn_arena_locked { CRN_ARENA_UNTRIED = 0, CRN_ARENA_LOCKED = 1, CRN_ARENA_UNLOCKED = 2 };
 
 /* bytes is rounded up to granules. own: end with crn_arena_destroy. fails -ENOMEM and the backend's codes */
 /* device: ordinal of the device that ops is of, -1 for the host */

@@ -201,10 +201,24 @@ static uint64_t memory_of(const struct crn_broker *b, uint64_t bytes)
     return mine > CRN_GRANULE_BYTES ? mine : CRN_GRANULE_BYTES;
 }
 
+/* Of the host tier, for so many bytes of --memory; none without a device. By default as much as the device's share, within a quarter
+ * of RAM. */
+static uint64_t host_tier_of(const struct crn_broker *b, uint64_t memory_bytes)
+{
+    const struct crn_config *c = b->config;
+    if (b->device == NULL)
+        return 0;
+    uint64_t all = memory_of(b, c->memory_bytes);
+    all = c->host_tier_default && all < c->host_tier_bytes ? all : c->host_tier_bytes;
+    return (uint64_t)((unsigned __int128)all * memory_bytes / c->memory_bytes);
+}
+
 static int open_device(struct crn_broker *b)
 {
     const struct crn_config *c = b->config;
     int status = crn_device_open(c->device, c->mem_kind, &b->device);
+    if (status == 0 && b->device == NULL && !c->host_tier_default && c->host_tier_bytes > 0)
+        crn_log(CRN_LOG_INFO, "host-tier: payloads are in host memory already: not used");
     b->landings = (struct crn_landings){.mem = crn_device_mem(b->device),
                                         .device = crn_device_ordinal(b->device),
                                         .max_bytes = c->landing_max_bytes,
@@ -230,6 +244,7 @@ static int open_spaces(struct crn_broker *b)
             .first_generation = 1 + (b->boot & 0xffff),
             .mem = crn_device_mem(b->device),
             .device = b->device,
+            .host_limit_bytes = host_tier_of(b, c->memory_bytes),
             .spill_int8 = b->config->spill_int8 || c->spill_int8};
         int status = crn_space_open(&options, &b->spaces[b->n_spaces]);
         if (status != 0)
@@ -265,23 +280,35 @@ static int open_copier(struct crn_broker *b)
     return crn_loop_add(b->loop, &b->copier_watch, EPOLLIN);
 }
 
-/* Without it the broker goes on: memory is all there is then, and `status` says why. */
+static int watch_tier(struct crn_broker *b)
+{
+    int status = 0;
+    for (uint32_t i = 0; i < CRN_TIER_FDS && b->tier != NULL && status == 0; i++) {
+        b->tier_watch[i] = (struct crn_watch){crn_tier_fd(b->tier, i), tier_ready, b};
+        if (b->tier_watch[i].fd >= 0)
+            status = crn_loop_add(b->loop, &b->tier_watch[i], EPOLLIN);
+    }
+    return status;
+}
+
+/* Without NVMe the broker goes on: memory, and a host tier below a device, is all there is then, and `status` says why. */
 static int open_tier(struct crn_broker *b)
 {
     const struct crn_config *c = b->config;
-    if (c->nvme.n_files == 0)
-        return 0;
     struct crn_tier_config config = {.store = c->nvme,
                                      .high_percent = (uint32_t)c->high_percent,
                                      .low_percent = (uint32_t)c->low_percent,
                                      .write_through = c->write_through};
-    b->tier_status = crn_tier_open(&config, b->spaces, b->n_spaces, &b->tier);
-    if (b->tier_status != 0)
+    bool host = host_tier_of(b, c->memory_bytes) > 0;
+    if (c->nvme.n_files == 0 && !host)
         return 0;
-    b->store_watch = (struct crn_watch){crn_tier_store_fd(b->tier), tier_ready, b};
-    b->catalog_watch = (struct crn_watch){crn_tier_catalog_fd(b->tier), tier_ready, b};
-    int status = crn_loop_add(b->loop, &b->store_watch, EPOLLIN);
-    return status == 0 ? crn_loop_add(b->loop, &b->catalog_watch, EPOLLIN) : status;
+    int status = crn_tier_open(&config, b->spaces, b->n_spaces, &b->tier);
+    b->tier_status = c->nvme.n_files > 0 ? status : 0;
+    if (status != 0 && c->nvme.n_files > 0 && host) {
+        config.store.n_files = 0;
+        (void)crn_tier_open(&config, b->spaces, b->n_spaces, &b->tier);
+    }
+    return watch_tier(b);
 }
 
 static int open_all(struct crn_broker *b)

@@ -29,7 +29,7 @@ struct crn_broker {
     struct crn_tier *tier; /* NULL: arenas only */
     int tier_status;       /* why there is none although --nvme was given; 0 */
     struct crn_watch router_watch, copier_watch, timer_watch, signal_watch;
-    struct crn_watch store_watch, catalog_watch;
+    struct crn_watch tier_watch[CRN_TIER_FDS];
     struct crn_landings landings;      /* in the memory of payloads */
     struct crn_landings host_landings; /* with a device: for state maps */
     struct crn_space *spaces; /* [config->n_spaces], in the order of the configuration */

@@ -43,6 +43,8 @@ static const struct setting settings[CRN_SETTING_COUNT] = {
      "how workers get at a GPU's memory; cuda-ipc lets them write it"},
     {"memory", SIZE, AT(memory_bytes), MIB, UINT64_C(1) << 46, NULL, "SIZE",
      "limit of all arenas together [half of RAM, or of the device's memory]"},
+    {"host-tier", SIZE, AT(host_tier_bytes), 0, UINT64_C(1) << 46, NULL, "SIZE",
+     "page-locked host memory for cold payloads of a GPU, before NVMe; 0: none [as --memory, at most a quarter of RAM]"},
     {"arena-size", SIZE, AT(arena_bytes), 256 * KIB, UINT64_C(1) << 45, NULL, "SIZE",
      "size of one arena [the smaller of 1G and a namespace's share of memory]"},
     {"namespace", SPACE, AT(spaces), 0, 0, NULL, "NAME[:uid=N,...][:memory=SIZE][:spill-int8]",
@@ -58,7 +60,7 @@ static const struct setting settings[CRN_SETTING_COUNT] = {
     {"nvme", NVME, AT(nvme), 0, 0, NULL, "PATH[:SIZE]",
      "keep cold payloads in this file or directory, repeatable [none; SIZE: half of what is free]"},
     {"high", COUNT, AT(high_percent), 1, 100, "90", "PERCENT",
-     "of a namespace's memory: above it, payloads go to NVMe (1..100)"},
+     "of a namespace's memory, and of its host tier: above it, payloads go a tier down (1..100)"},
     {"low", COUNT, AT(low_percent), 0, 100, "75", "PERCENT", "... until below this (0..100)"},
     {"write-through", FLAG, AT(write_through), 0, 0, NULL, NULL,
      "copy every entry to NVMe as soon as it is published, so that all survive a restart"},
@@ -72,7 +74,10 @@ static const struct setting settings[CRN_SETTING_COUNT] = {
      "print every setting and where it came from, then exit"},
 };
 
-enum { ROW_SOCKET = 0, ROW_DEVICE, ROW_MEM_KIND, ROW_MEMORY, ROW_ARENA, ROW_SPACE, ROW_WRITE_THROUGH = 13, ROW_SPILL_INT8, ROW_FILE = 17 };
+enum {
+    ROW_SOCKET = 0, ROW_DEVICE, ROW_MEM_KIND, ROW_MEMORY, ROW_HOST_TIER, ROW_ARENA, ROW_SPACE, ROW_WRITE_THROUGH = 14, ROW_SPILL_INT8,
+    ROW_FILE = 18
+};
 
 /* Where a value is being read from, for messages. */
 struct reader {
@@ -468,6 +473,9 @@ static int read_fallbacks(struct crn_config *c, FILE *errors)
             return status;
     }
     c->memory_bytes = c->memory_bytes != 0 ? c->memory_bytes : half_of_ram();
+    c->host_tier_default = c->source[ROW_HOST_TIER] == CRN_FROM_DEFAULT;
+    if (c->host_tier_default)
+        c->host_tier_bytes = half_of_ram() / 2;
     if (c->n_spaces == 0)
         snprintf(c->spaces[c->n_spaces++].name, sizeof c->spaces[0].name, "default");
     return c->socket != NULL ? 0 : default_socket(c);
@@ -524,6 +532,8 @@ static int finish(struct crn_config *c, FILE *errors)
         return status;
     if (c->arena_bytes == 0)
         c->arena_bytes = c->memory_bytes < GIB ? c->memory_bytes : GIB;
+    if (c->host_tier_bytes > 0 && c->host_tier_bytes < MIB)
+        return refuse(errors, "host-tier %llu is below 1 MiB; 0: none", (unsigned long long)c->host_tier_bytes);
     if (c->low_percent >= c->high_percent)
         return refuse(errors, "low %llu is not below high %llu", (unsigned long long)c->low_percent,
                       (unsigned long long)c->high_percent);

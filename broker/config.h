@@ -30,13 +30,15 @@ struct crn_config_space {
 };
 
 /* One row per setting, in the order of --help. */
-#define CRN_SETTING_COUNT 19
+#define CRN_SETTING_COUNT 20
 
 struct crn_config {
     char *socket;
     char *device, *mem_kind;
     uint64_t memory_bytes;
     bool memory_default; /* nobody set it: half of RAM */
+    uint64_t host_tier_bytes; /* 0: none */
+    bool host_tier_default;   /* nobody set it: at most a quarter of RAM */
     uint64_t arena_bytes;
     struct crn_config_space spaces[CRN_CONFIG_SPACES];
     uint32_t n_spaces;

@@ -2,6 +2,7 @@
  * refused; "auto" takes what there is. Jobs come from copy threads; a lock makes them take turns, as the stream would anyway. */
 #include "broker/device.h"
 
+#include "broker/arena.h"
 #include "broker/gather_there.h"
 #include "ipc/log.h"
 #include "kernels/memory.h"
@@ -22,6 +23,7 @@
 #define WORKSPACE_BYTES ((size_t)8 << 20)
 #define STAGE_BYTES ((uint64_t)1 << 20) /* host buffers are multiples of it */
 #define STAGES_KEPT 16u
+#define LANES_KEPT 8u
 
 struct crn_device {
     const struct crn_mem_ops *mem;
@@ -34,6 +36,10 @@ struct crn_device {
     pthread_mutex_t stage_lock;
     struct crn_device_stage *stages; /* idle */
     unsigned n_stages;
+    pthread_mutex_t lane_lock;
+    struct crn_cuda_lane *lanes[LANES_KEPT]; /* idle */
+    unsigned n_lanes;
+    pthread_mutex_t pin_lock; /* arenas are page-locked one at a time */
 };
 
 const struct crn_mem_ops *crn_device_mem(const struct crn_device *device)
@@ -125,7 +131,67 @@ static void unpin(const struct crn_device *d, void *at, uint64_t bytes)
     (void)crn_cuda_unpin(d->ordinal, at, bytes);
 }
 
+static int lane_take(struct crn_device *d, struct crn_cuda_lane **out_lane)
+{
+    struct crn_cuda_lane *lane = NULL;
+    pthread_mutex_lock(&d->lane_lock);
+    if (d->n_lanes > 0)
+        lane = d->lanes[--d->n_lanes];
+    pthread_mutex_unlock(&d->lane_lock);
+    if (lane == NULL)
+        return crn_cuda_lane_open(d->ordinal, out_lane);
+    *out_lane = lane;
+    return 0;
+}
+
+static void lane_give(struct crn_device *d, struct crn_cuda_lane *lane)
+{
+    pthread_mutex_lock(&d->lane_lock);
+    bool keep = d->n_lanes < LANES_KEPT;
+    if (keep)
+        d->lanes[d->n_lanes++] = lane;
+    pthread_mutex_unlock(&d->lane_lock);
+    if (!keep)
+        crn_cuda_lane_close(lane);
+}
+
+static void close_lanes(struct crn_device *d)
+{
+    while (d->n_lanes > 0)
+        crn_cuda_lane_close(d->lanes[--d->n_lanes]);
+}
+
+static int move(struct crn_device *d, void *dst, const void *src, uint64_t bytes, bool up)
+{
+    struct crn_cuda_lane *lane;
+    struct crn_cuda_move m = {.dst = dst, .src = src, .bytes = bytes, .to = up ? CRN_CUDA_DEVICE : CRN_CUDA_HOST,
+                              .from = up ? CRN_CUDA_HOST : CRN_CUDA_DEVICE};
+    int status = lane_take(d, &lane);
+    if (status != 0)
+        return status;
+    status = crn_cuda_lane_copy(lane, &m);
+    if (status == 0)
+        status = crn_cuda_lane_wait(lane);
+    lane_give(d, lane);
+    return status;
+}
+
 #else
+
+static void close_lanes(struct crn_device *d)
+{
+    (void)d;
+}
+
+static int move(struct crn_device *d, void *dst, const void *src, uint64_t bytes, bool up)
+{
+    (void)d;
+    (void)dst;
+    (void)src;
+    (void)bytes;
+    (void)up;
+    return CAIRN_E_NOT_BUILT;
+}
 
 static int use(struct crn_device *d, const char *wish, const char *kind, char *why, size_t why_bytes)
 {
@@ -169,6 +235,8 @@ int crn_device_open(const char *wish, const char *kind, struct crn_device **out_
     if (status == 0) {
         pthread_mutex_init(&d->lock, NULL);
         pthread_mutex_init(&d->stage_lock, NULL);
+        pthread_mutex_init(&d->lane_lock, NULL);
+        pthread_mutex_init(&d->pin_lock, NULL);
         crn_log(CRN_LOG_INFO, "device cuda:%d, %s: payloads in %s memory, as %s asks", d->ordinal, d->name, d->mem->name,
                 wish);
         *out_device = d;
@@ -200,11 +268,14 @@ void crn_device_close(struct crn_device *device)
         device->stages = s->next;
         stage_free(device, s);
     }
+    close_lanes(device);
     crn_gather_there_end(&device->gather);
     crn_memory_free(&device->gather.exec, device->lists.at);
     leave(device);
     pthread_mutex_destroy(&device->lock);
     pthread_mutex_destroy(&device->stage_lock);
+    pthread_mutex_destroy(&device->lane_lock);
+    pthread_mutex_destroy(&device->pin_lock);
     free(device);
 }
 
@@ -258,6 +329,44 @@ void crn_device_stage_give(struct crn_device *device, struct crn_device_stage *s
     pthread_mutex_unlock(&device->stage_lock);
     if (!keep)
         stage_free(device, stage);
+}
+
+/* ---- moves between tiers ---- */
+
+int crn_device_down(struct crn_device *device, const void *at, uint64_t bytes, void *host)
+{
+    if (device != NULL)
+        return move(device, host, at, bytes, false);
+    memcpy(host, at, bytes);
+    return 0;
+}
+
+int crn_device_up(struct crn_device *device, void *at, uint64_t bytes, const void *host)
+{
+    if (device != NULL)
+        return move(device, at, host, bytes, true);
+    memcpy(at, host, bytes);
+    return 0;
+}
+
+void crn_device_lock(struct crn_device *device, struct crn_arena *arena)
+{
+    if (device == NULL || atomic_load_explicit(&arena->locked, memory_order_acquire) != CRN_ARENA_UNTRIED)
+        return;
+    pthread_mutex_lock(&device->pin_lock);
+    if (atomic_load_explicit(&arena->locked, memory_order_relaxed) == CRN_ARENA_UNTRIED) {
+        int status = pin(device, arena->mem.base, arena->mem.bytes);
+        if (status != 0)
+            crn_log(CRN_LOG_WARN, "host tier: arena %u is not page-locked: %s: moves cost more", arena->id, cairn_strerror(status));
+        atomic_store_explicit(&arena->locked, status == 0 ? CRN_ARENA_LOCKED : CRN_ARENA_UNLOCKED, memory_order_release);
+    }
+    pthread_mutex_unlock(&device->pin_lock);
+}
+
+void crn_device_unlock(struct crn_device *device, struct crn_arena *arena)
+{
+    if (device != NULL && atomic_load_explicit(&arena->locked, memory_order_acquire) == CRN_ARENA_LOCKED)
+        unpin(device, arena->mem.base, arena->mem.bytes);
 }
 
 /* ---- jobs ---- */

@@ -2,8 +2,9 @@
  * and checks payloads there. The rest of the broker knows two things about it: whether there is one (NULL: payloads are in host
  * memory), and that pointers into its memory are for the functions below only.
  *
- * One stream and one scratch memory, used by one copy thread at a time. A device that is lost fails every job that needs it with
- * CAIRN_E_DEVICE_LOST; the broker goes on. */
+ * Gathering has one stream and one scratch memory, used by one copy thread at a time. Moves between the device and host memory
+ * (tiers) have streams of their own, one per move under way, so that they wait neither for a gather nor for each other. A device
+ * that is lost fails every job that needs it with CAIRN_E_DEVICE_LOST; the broker goes on. */
 #ifndef CRN_BROKER_DEVICE_H
 #define CRN_BROKER_DEVICE_H
 
@@ -37,6 +38,16 @@ struct crn_device_stage {
 };
 int crn_device_stage_take(struct crn_device *device, uint64_t bytes, struct crn_device_stage **out_stage);
 void crn_device_stage_give(struct crn_device *device, struct crn_device_stage *stage);
+
+/* One payload from the device to host memory of this process, or back; done when they return. Any thread, several at a time.
+ * A NULL device is host memory on both sides (tests). */
+int crn_device_down(struct crn_device *device, const void *at, uint64_t bytes, void *host);
+int crn_device_up(struct crn_device *device, void *at, uint64_t bytes, const void *host);
+/* Page-locks an arena of host memory before the first move to or from it, so not on the loop thread: it takes about half a second
+ * per GiB. When the driver refuses, moves work all the same, slower. Unlock before the arena ends. */
+struct crn_arena;
+void crn_device_lock(struct crn_device *device, struct crn_arena *arena);
+void crn_device_unlock(struct crn_device *device, struct crn_arena *arena);
 
 /* Copy thread. The bytes are there, or on the host, when they return; host sides may be reused at once. */
 int crn_device_read(struct crn_device *device, const void *at, uint64_t bytes, void *out_host);

@@ -82,14 +82,29 @@ static void moved(void *ctx, int status)
 
 static int start_mover(struct crn_call *call, const char *verb, struct mover **out_mover)
 {
-    if (call->session->space->tier == NULL)
-        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "%s: this broker has no NVMe; start it with --nvme",
-                             verb);
     struct mover *m = malloc(sizeof *m);
     if (m == NULL)
         return -ENOMEM;
     *m = (struct mover){call->broker, call->session->id, call->request, verb};
     *out_mover = m;
+    return 0;
+}
+
+static int check_target(struct crn_call *call)
+{
+    const struct crn_msg_spill *msg = &call->in->spill;
+    const struct crn_space *space = call->session->space;
+    bool to_host = msg->tier == CAIRN_TIER_HOST;
+    if (msg->tier != 0 && msg->tier != CAIRN_TIER_NVME && !to_host)
+        return crn_call_fail(call, CAIRN_E_ARG, "spill: tier %u is neither host nor nvme", (unsigned)msg->tier);
+    if (!to_host && !crn_tier_has_nvme(space->tier))
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: this broker has no NVMe; start it with --nvme");
+    if (to_host && space->options.device == NULL)
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: payloads are in host memory already; below it there is only nvme");
+    if (to_host && space->options.host_limit_bytes == 0)
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: this broker has no host tier; start it with --host-tier");
+    if (to_host && (msg->flags & CRN_SPILL_INT8) != 0)
+        return crn_call_fail(call, CAIRN_E_ARG, "spill: int8 is coded on the way to nvme only");
     return 0;
 }
 
@@ -106,12 +121,12 @@ int crn_handle_spill(struct crn_call *call)
     uint32_t last = (msg->last == 0 && first == 0) || msg->last >= n ? n - 1 : (uint32_t)msg->last;
     if (first > last)
         return crn_call_fail(call, CAIRN_E_ARG, "spill: layers %u-%u, the entry has 0-%u", first, last, n - 1);
-    if (msg->tier != 0 && msg->tier != CAIRN_TIER_NVME)
-        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "spill: below the memory of payloads there is only nvme");
-    status = start_mover(call, "spill", &m);
+    status = check_target(call);
+    if (status == 0)
+        status = start_mover(call, "spill", &m);
     if (status != 0)
         return status;
-    struct crn_tier_layers what = {first, last, (msg->flags & CRN_SPILL_INT8) != 0};
+    struct crn_tier_layers what = {first, last, (msg->flags & CRN_SPILL_INT8) != 0, msg->tier == CAIRN_TIER_HOST};
     status = crn_tier_spill(e, &what, moved, m);
     if (status != 0)
         free(m);
@@ -123,6 +138,8 @@ int crn_handle_restore(struct crn_call *call)
     struct crn_entry *e;
     struct mover *m;
     int status = crn_call_entry(call, call->in->restore.entry, &e);
+    if (status == 0 && call->session->space->tier == NULL)
+        return crn_call_fail(call, CAIRN_E_UNSUPPORTED, "restore: this broker has no tier to restore from; start it with --nvme");
     if (status == 0)
         status = start_mover(call, "restore", &m);
     if (status != 0)
@@ -136,7 +153,7 @@ int crn_handle_restore(struct crn_call *call)
 /* ---- verify: one entry per request, on a copy thread ---- */
 
 struct check { /* one payload, copied for the copy thread */
-    const void *at; /* NULL: only on NVMe */
+    const void *at; /* in memory, or in the host tier; NULL: only on NVMe */
     struct crn_place place;
     uint64_t bytes, checksum;
     bool on_device;
@@ -206,10 +223,11 @@ static void add_check(void *ctx, struct crn_payload *p)
 {
     struct verify_job *j = ctx;
     bool here = p->state == CRN_RESIDENT || p->state == CRN_SPILLING;
-    bool there = p->place.bytes > 0 && p->state != CRN_SPILLING;
-    j->checks[j->n++] = (struct check){here ? crn_payload_at(p) : NULL,
-                                       there ? p->place : (struct crn_place){0}, p->bytes, p->checksum,
-                                       here && !p->arena->mem.ops->cpu_visible};
+    bool below = !here && p->host != NULL; /* in the host tier */
+    j->checks[j->n++] = (struct check){here    ? crn_payload_at(p)
+                                       : below ? crn_tier_host_copy(p)
+                                               : NULL,
+                                       p->place, p->bytes, p->checksum, here && !p->arena->mem.ops->cpu_visible};
 }
 
 static int start_verify(struct crn_call *call, struct crn_entry *e, uint64_t next)

@@ -47,7 +47,7 @@ static void add_memory(const struct crn_space *space, struct crn_stats *out)
 /* The engine of the NVMe tier, or why there is none. */
 static int io_text(const struct crn_broker *b, char *out, size_t bytes)
 {
-    if (b->tier != NULL)
+    if (crn_tier_has_nvme(b->tier))
         return snprintf(out, bytes, "%s", crn_tier_text(b->tier));
     if (b->tier_status == 0)
         return snprintf(out, bytes, "no nvme: not asked for (--nvme)");

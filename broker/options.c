@@ -7,9 +7,10 @@
 
 #include <stdbool.h>
 
+/* What comes from the host tier counts as if it were there: a copy to the device is nothing beside the prefill it saves. */
 static void add_load(const struct crn_payload *p, uint64_t *io_bytes, uint32_t *io_tier)
 {
-    if (p == NULL || p->state == CRN_RESIDENT || p->state == CRN_SPILLING)
+    if (p == NULL || p->state == CRN_RESIDENT || p->state == CRN_SPILLING || p->host != NULL)
         return;
     *io_bytes += p->bytes;
     *io_tier = CAIRN_TIER_NVME;

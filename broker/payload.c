@@ -53,6 +53,8 @@ void crn_payload_drop(struct crn_payload *p)
         p->space->payload_bytes -= p->bytes;
         crn_space_free(p->arena, &p->extent);
     }
+    if (p->host != NULL)
+        crn_space_free_host(p->host, &p->host_extent);
     crn_tier_dropped(p);
     free(p);
 }

@@ -28,6 +28,9 @@ struct crn_payload {
     uint32_t leases;     /* leases that read it */
     struct crn_place place;     /* on NVMe; bytes 0: none */
     struct crn_tier_move *move; /* on its way; NULL */
+    struct crn_arena *host;     /* of its copy in the host tier below a device; NULL: none */
+    struct crn_extent host_extent;
+    struct crn_tier_move *sink; /* that copy on its way to NVMe; NULL */
     uint64_t used_ns;           /* last attach that asked for it */
     uint8_t state;              /* enum crn_tier_state (tier.h) */
     uint8_t recorded;           /* a catalogue record may name its place */

@@ -171,7 +171,7 @@ static int from_entry(struct put_job *j)
         return FAIL(j, CAIRN_E_MISS, "the entry has no such payload");
     if (p->state != CRN_RESIDENT && p->state != CRN_SPILLING) {
         crn_tier_restore(d->replaces, NULL, NULL);
-        return FAIL(j, CAIRN_E_BUSY, "that payload is on NVMe; it is being restored, try again");
+        return FAIL(j, CAIRN_E_BUSY, "that payload is not in memory; it is being restored, try again");
     }
     j->source_body = d->replaces->body;
     j->source = crn_payload_at(p);

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define SIDE_ARENA_BYTES (UINT64_C(4) << 20)
+#define HOST_ARENA_BYTES (UINT64_C(256) << 20) /* page-locking one takes about 0.1 s */
 
 static int add_arena(struct crn_space *space, uint64_t bytes)
 {
@@ -68,6 +69,12 @@ void crn_space_close(struct crn_space *space)
         space->side = arena->next;
         crn_arena_destroy(arena);
     }
+    while (space->host != NULL) {
+        struct crn_arena *arena = space->host;
+        space->host = arena->next;
+        crn_device_unlock(space->options.device, arena);
+        crn_arena_destroy(arena);
+    }
     while (space->models != NULL) {
         struct crn_model *model = space->models;
         space->models = model->next;
@@ -75,17 +82,23 @@ void crn_space_close(struct crn_space *space)
     }
 }
 
-static int alloc_in(struct crn_space *space, struct crn_arena *first, uint32_t n, struct crn_arena **out_arena,
-                    struct crn_extent *out_extent)
+static int extent_in(struct crn_arena *first, uint32_t n, struct crn_arena **out_arena, struct crn_extent *out_extent)
 {
     for (struct crn_arena *a = first; a != NULL; a = a->next) {
         if (crn_extents_alloc(a->extents, n, out_extent) == 0) {
-            space->used_bytes += (uint64_t)n * CRN_GRANULE_BYTES;
             *out_arena = a;
             return 0;
         }
     }
     return CAIRN_E_FULL;
+}
+
+static int alloc_in(struct crn_space *space, struct crn_arena *first, uint32_t n, struct crn_arena **out_arena,
+                    struct crn_extent *out_extent)
+{
+    int status = extent_in(first, n, out_arena, out_extent);
+    space->used_bytes += status == 0 ? (uint64_t)n * CRN_GRANULE_BYTES : 0;
+    return status;
 }
 
 static int alloc_in_arenas(struct crn_space *space, uint32_t n, struct crn_arena **out_arena,
@@ -123,6 +136,57 @@ int crn_space_alloc_side(struct crn_space *space, uint64_t bytes, struct crn_are
     else
         return status;
     return status != 0 ? status : alloc_in(space, space->side, n, out_arena, out_extent);
+}
+
+static int grow_host(struct crn_space *space, uint64_t need)
+{
+    struct crn_arena *arena;
+    uint64_t left = space->options.host_limit_bytes - space->host_bytes;
+    uint64_t bytes = need > HOST_ARENA_BYTES ? need : HOST_ARENA_BYTES;
+    bytes = bytes > left ? left / CRN_GRANULE_BYTES * CRN_GRANULE_BYTES : bytes;
+    if (bytes < need)
+        return CAIRN_E_FULL;
+    int status = crn_arena_create(space, &crn_mem_host, -1, bytes, &arena);
+    if (status != 0)
+        return status;
+    arena->next = space->host;
+    space->host = arena;
+    space->host_bytes += arena->mem.bytes;
+    return 0;
+}
+
+int crn_space_alloc_host(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                         struct crn_extent *out_extent)
+{
+    uint32_t n = crn_arena_granules(bytes);
+    uint64_t need = (uint64_t)n * CRN_GRANULE_BYTES, largest = 0;
+    if (n == 0 || need > space->options.host_limit_bytes)
+        return CAIRN_E_TOO_BIG;
+    int status = extent_in(space->host, n, out_arena, out_extent);
+    if (status == CAIRN_E_FULL) {
+        status = grow_host(space, need);
+        status = status == 0 ? extent_in(space->host, n, out_arena, out_extent) : status;
+    }
+    if (status == 0)
+        space->host_used_bytes += need;
+    for (const struct crn_arena *a = space->host; a != NULL && status == CAIRN_E_FULL; a = a->next)
+        largest = a->mem.bytes > largest ? a->mem.bytes : largest;
+    return status == CAIRN_E_FULL && largest < need ? CAIRN_E_TOO_BIG : status;
+}
+
+static void free_extent(struct crn_arena *arena, const struct crn_extent *extent, uint64_t *io_used_bytes)
+{
+    int status = crn_extents_free(arena->extents, extent);
+    if (status == 0)
+        *io_used_bytes -= (uint64_t)extent->n * CRN_GRANULE_BYTES;
+    else
+        crn_log(CRN_LOG_ERROR, "arena %u: extent %u+%u was not in use: %s", arena->id,
+                extent->first, extent->n, cairn_strerror(status));
+}
+
+void crn_space_free_host(struct crn_arena *arena, const struct crn_extent *extent)
+{
+    free_extent(arena, extent, &arena->space->host_used_bytes);
 }
 
 /* One more arena for a payload of so many bytes, as large as usual or as needed, within the limit. */
@@ -204,12 +268,7 @@ int crn_space_alloc(struct crn_space *space, uint64_t bytes, struct crn_arena **
 
 void crn_space_free(struct crn_arena *arena, const struct crn_extent *extent)
 {
-    int status = crn_extents_free(arena->extents, extent);
-    if (status == 0)
-        arena->space->used_bytes -= (uint64_t)extent->n * CRN_GRANULE_BYTES;
-    else
-        crn_log(CRN_LOG_ERROR, "arena %u: extent %u+%u was not in use: %s", arena->id,
-                extent->first, extent->n, cairn_strerror(status));
+    free_extent(arena, extent, &arena->space->used_bytes);
 }
 
 struct crn_arena *crn_space_arena(const struct crn_space *space, uint64_t id)

@@ -30,6 +30,7 @@ struct crn_space_options {
     const struct crn_mem_ops *mem;
     bool spill_int8; /* of all its entries */
     struct crn_device *device; /* that mem is of; NULL: the host's */
+    uint64_t host_limit_bytes; /* of the host tier below a device; 0: none */
 };
 
 struct crn_tier;
@@ -42,6 +43,8 @@ struct crn_space {
     uint64_t arena_bytes;   /* all arenas together */
     uint64_t used_bytes;    /* extents in use */
     uint64_t payload_bytes; /* before rounding to granules */
+    struct crn_arena *host; /* the host tier: memory of this process, shared with nobody */
+    uint64_t host_bytes, host_used_bytes; /* its arenas; extents in use */
     struct crn_entries entries;
     struct crn_lru lru[CRN_LRU_LISTS];
     struct crn_index index;
@@ -68,6 +71,10 @@ int crn_space_alloc_side(struct crn_space *space, uint64_t bytes, struct crn_are
 int crn_space_alloc_plain(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
                           struct crn_extent *out_extent);
 void crn_space_free(struct crn_arena *arena, const struct crn_extent *extent);
+/* Room in the host tier. Nothing is dropped or moved to make it. fails CAIRN_E_FULL, CAIRN_E_TOO_BIG (it can never fit), -ENOMEM */
+int crn_space_alloc_host(struct crn_space *space, uint64_t bytes, struct crn_arena **out_arena,
+                         struct crn_extent *out_extent);
+void crn_space_free_host(struct crn_arena *arena, const struct crn_extent *extent);
 struct crn_arena *crn_space_arena(const struct crn_space *space, uint64_t id); /* NULL: not of this space */
 
 /* The record of a model, made when it is new. A family has one shape: CAIRN_E_ARG when this one differs;

@@ -28,12 +28,12 @@
 
 /* ---- the state machine ---- */
 
-static void move_to(struct crn_payload *p, enum crn_tier_state to)
+void crn_tier_move_to(struct crn_payload *p, enum crn_tier_state to)
 {
     static const uint8_t allowed[] = {
         [CRN_RESIDENT] = 1u << CRN_SPILLING | 1u << CRN_SPILLED,
         [CRN_SPILLING] = 1u << CRN_RESIDENT | 1u << CRN_SPILLED,
-        [CRN_SPILLED] = 1u << CRN_RESTORING,
+        [CRN_SPILLED] = 1u << CRN_RESTORING | 1u << CRN_SPILLED, /* from the host tier to NVMe */
         [CRN_RESTORING] = 1u << CRN_RESIDENT | 1u << CRN_SPILLED,
     };
     if ((allowed[p->state] & 1u << to) == 0)
@@ -44,12 +44,12 @@ static void move_to(struct crn_payload *p, enum crn_tier_state to)
 
 bool crn_tier_clean(const struct crn_payload *p)
 {
-    return p->state == CRN_RESIDENT && p->place.bytes > 0;
+    return p->state == CRN_RESIDENT && (p->place.bytes > 0 || p->host != NULL);
 }
 
 bool crn_tier_idle(const struct crn_payload *p)
 {
-    return p->leases == 0 && p->refs == 1u + (p->move != NULL) && p->kind != CRN_PAYLOAD_TOKENS &&
+    return p->leases == 0 && p->refs == 1u + (p->move != NULL) + (p->sink != NULL) && p->kind != CRN_PAYLOAD_TOKENS &&
            p->kind != CRN_PAYLOAD_BLOB;
 }
 
@@ -58,7 +58,7 @@ static uint64_t io_bytes(const struct crn_payload *p)
     return p->bytes > 0 ? p->bytes : 1; /* a layer may keep no rows */
 }
 
-static void give_memory_back(struct crn_payload *p)
+void crn_tier_give_memory_back(struct crn_payload *p)
 {
     p->space->payload_bytes -= p->bytes;
     crn_space_free(p->arena, &p->extent);
@@ -67,12 +67,11 @@ static void give_memory_back(struct crn_payload *p)
     p->off = 0;
 }
 
-/* RESIDENT or SPILLING -> SPILLED. */
-static void let_go(struct crn_payload *p)
+void crn_tier_let_go(struct crn_payload *p)
 {
-    move_to(p, CRN_SPILLED);
-    give_memory_back(p);
-    p->tier = CAIRN_TIER_NVME;
+    crn_tier_move_to(p, CRN_SPILLED);
+    crn_tier_give_memory_back(p);
+    p->tier = p->host != NULL ? CAIRN_TIER_HOST : CAIRN_TIER_NVME;
 }
 
 bool crn_tier_quiet(const struct crn_entry *e)
@@ -84,7 +83,7 @@ bool crn_tier_release(struct crn_payload *p)
 {
     if (!crn_tier_clean(p) || p->move != NULL || !crn_tier_idle(p))
         return false;
-    let_go(p);
+    crn_tier_let_go(p);
     return true;
 }
 
@@ -121,42 +120,35 @@ void crn_tier_end_links(struct crn_tier_link *list, int status)
     }
 }
 
-static struct crn_tier_move *move_new(struct crn_entry *e, struct crn_payload *p, uint32_t op, struct crn_tier_order *order)
+struct crn_tier_move *crn_tier_move_new(struct crn_entry *e, struct crn_payload *p)
 {
     struct crn_tier_move *m = calloc(1, sizeof *m);
     if (m == NULL)
         return NULL;
-    m->io = (struct crn_spill_io){.op = op,
-                                  .file = p->place.file,
-                                  .off = p->place.off,
-                                  .bytes = io_bytes(p),
-                                  .mem = crn_payload_at(p),
-                                  .checksum = p->checksum,
-                                  .check = op == CRN_SPILL_READ && p->bytes > 0,
-                                  .owner = m};
     m->payload = crn_payload_hold(p);
     m->entry = e->id;
-    if (crn_tier_staged(p) && crn_tier_stage_new(m) != 0) {
-        crn_tier_stage_free(m->stage);
-        crn_payload_drop(m->payload);
-        free(m);
-        return NULL;
-    }
-    crn_tier_join(&m->orders, order);
-    p->move = m;
+    m->bytes = p->bytes;
     e->space->tier->n_moves++;
     return m;
 }
 
-static void move_free(struct crn_tier *t, struct crn_tier_move *m, int status)
+void crn_tier_move_free(struct crn_tier *t, struct crn_tier_move *m, int status)
 {
+    struct crn_payload *p = m->payload;
     t->n_moves--;
-    m->payload->move = NULL;
+    p->move = p->move == m ? NULL : p->move;
+    p->sink = p->sink == m ? NULL : p->sink;
     crn_tier_recode_free(m->recode);
     crn_tier_stage_free(m->stage);
-    crn_payload_drop(m->payload);
+    crn_payload_drop(p);
     crn_tier_end_links(m->orders, status);
     free(m);
+}
+
+struct crn_entry *crn_tier_entry_of(const struct crn_tier_move *m)
+{
+    struct crn_entry *e;
+    return crn_entries_find(&m->payload->space->entries, m->entry, &e) == 0 ? e : NULL;
 }
 
 static bool add_wait(struct crn_tier_move *m, struct crn_lease *lease, struct crn_control_slot *slot, uint32_t word)
@@ -169,7 +161,7 @@ static bool add_wait(struct crn_tier_move *m, struct crn_lease *lease, struct cr
     return true;
 }
 
-static void wake_all(struct crn_tier_move *m, enum crn_progress value)
+void crn_tier_wake_all(struct crn_tier_move *m, enum crn_progress value)
 {
     while (m->waits != NULL) {
         struct crn_tier_wait *w = m->waits;
@@ -181,61 +173,90 @@ static void wake_all(struct crn_tier_move *m, enum crn_progress value)
 
 /* ---- down ---- */
 
-static int take_place(struct crn_tier *t, struct crn_payload *p, const struct crn_tier_recode *recode)
+struct crn_tier_recode *crn_tier_recode_for(struct crn_entry *e, struct crn_payload *p, int how)
 {
-    return crn_store_take(t->store, recode != NULL ? recode->bytes : io_bytes(p), &p->place);
+    struct crn_tier_recode *recode;
+    bool int8 = (how & CRN_DOWN_INT8) != 0 || e->spill_int8 || e->space->options.spill_int8;
+    bool possible = int8 && (how & CRN_DOWN_RELEASE) != 0 && crn_tier_recodable(p);
+    return possible && crn_tier_recode_new(e, p, &recode) == 0 ? recode : NULL; /* else as it is */
+}
+
+int crn_tier_submit_write(struct crn_tier *t, struct crn_tier_move *m, void *mem)
+{
+    struct crn_payload *p = m->payload;
+    uint64_t bytes = m->recode != NULL ? m->recode->bytes : io_bytes(p);
+    int status = crn_store_take(t->store, bytes, &m->place);
+    if (status != 0)
+        return status;
+    m->io = (struct crn_spill_io){.op = CRN_SPILL_WRITE,
+                                  .file = m->place.file,
+                                  .off = m->place.off,
+                                  .bytes = bytes,
+                                  .mem = mem,
+                                  .checksum = p->checksum,
+                                  .prepare = m->recode != NULL ? crn_tier_recode_run : NULL,
+                                  .owner = m};
+    if (m->recode != NULL)
+        m->recode->source = mem;
+    if (crn_tier_staged(p))
+        status = crn_tier_stage_new(m);
+    if (status != 0) {
+        crn_store_free(t->store, &m->place);
+        return status;
+    }
+    crn_spill_submit(crn_store_spill(t->store), &m->io); /* aligned by construction */
+    return 0;
 }
 
 int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order)
 {
     struct crn_tier *t = e->space->tier;
-    struct crn_tier_recode *recode = NULL;
-    bool int8 = (how & CRN_DOWN_INT8) != 0 || e->spill_int8 || e->space->options.spill_int8;
-    if (p->state != CRN_RESIDENT || p->place.bytes > 0 || p->move != NULL)
+    if (t->store == NULL)
+        return CAIRN_E_UNSUPPORTED;
+    if (p->state != CRN_RESIDENT || p->place.bytes > 0 || p->move != NULL || p->sink != NULL)
         return CAIRN_E_STATE;
-    if (int8 && (how & CRN_DOWN_RELEASE) != 0 && crn_tier_recodable(p) && crn_tier_recode_new(e, p, &recode) != 0)
-        recode = NULL; /* as it is, then */
-    int status = take_place(t, p, recode);
-    struct crn_tier_move *m = status == 0 ? move_new(e, p, CRN_SPILL_WRITE, order) : NULL;
-    if (m == NULL) {
-        if (status == 0)
-            crn_store_free(t->store, &p->place);
-        p->place.bytes = 0;
-        crn_tier_recode_free(recode);
-        return status == 0 ? -ENOMEM : status;
-    }
+    struct crn_tier_move *m = crn_tier_move_new(e, p);
+    if (m == NULL)
+        return -ENOMEM;
     m->release = (how & CRN_DOWN_RELEASE) != 0;
-    if (recode != NULL) {
-        m->recode = recode;
-        m->io.bytes = recode->bytes;
-        m->io.prepare = crn_tier_recode_run;
+    m->recode = crn_tier_recode_for(e, p, how);
+    p->move = m;
+    int status = crn_tier_submit_write(t, m, crn_payload_at(p));
+    if (status != 0) {
+        crn_tier_move_free(t, m, status);
+        return status;
     }
-    move_to(p, CRN_SPILLING);
-    t->down_bytes += p->bytes;
-    crn_spill_submit(crn_store_spill(t->store), &m->io); /* aligned by construction */
+    crn_tier_join(&m->orders, order);
+    crn_tier_move_to(p, CRN_SPILLING);
+    t->down_bytes += m->bytes;
     return 0;
 }
 
 /* A bad extent stays in use until the next start; the next one is written elsewhere. */
-static void spill_failed(struct crn_tier *t, struct crn_payload *p, int status)
+void crn_tier_write_failed(struct crn_tier *t, struct crn_tier_move *m)
 {
-    if (status != -EIO)
-        crn_store_free(t->store, &p->place);
-    p->place = (struct crn_place){0};
+    if (m->io.result != -EIO)
+        crn_store_free(t->store, &m->place);
     t->paused_until_ns = crn_now_ns() + CRN_TIER_PAUSE_NS;
-    CRN_COUNT(&p->space->stats, io_error_total);
-    move_to(p, CRN_RESIDENT);
+    CRN_COUNT(&m->payload->space->stats, io_error_total);
 }
 
-/* The payload is the coded one from here on; its plain bytes go. */
-static void become_coded(struct crn_entry *e, struct crn_payload *p, const struct crn_tier_recode *r)
+void crn_tier_become_coded(struct crn_entry *e, struct crn_payload *p, const struct crn_tier_recode *r)
 {
     e->body->bytes -= p->bytes - r->bytes;
-    let_go(p);
     p->bytes = r->bytes;
     p->checksum = r->checksum;
     p->dtype = CAIRN_I8;
     p->wide = (uint16_t)r->wide;
+}
+
+void crn_tier_persist_for(struct crn_tier *t, struct crn_tier_move *m, struct crn_entry *e)
+{
+    if (e == NULL)
+        return;
+    crn_tier_persist(t, e, NULL);
+    for (struct crn_tier_link *l = m->orders; l != NULL; l = l->next)
+        crn_tier_persist(t, e, l->order);
 }
 
 /* e: NULL when the entry is gone. */
@@ -245,45 +266,39 @@ static void spill_worked(struct crn_tier *t, struct crn_tier_move *m, struct crn
     bool free_to_go = m->release && e != NULL && crn_tier_quiet(e) && crn_tier_idle(p);
     CRN_COUNT(&p->space->stats, spilled_total);
     CRN_ADD(&p->space->stats, spilled_bytes_total, m->io.bytes);
-    if (free_to_go && m->recode != NULL) {
-        become_coded(e, p, m->recode);
-    } else if (free_to_go) {
-        let_go(p);
-    } else {
-        move_to(p, CRN_RESIDENT);
-        if (m->recode != NULL) { /* somebody reads the plain one: what was written is not a copy of it */
-            crn_store_free(t->store, &p->place);
-            p->place = (struct crn_place){0};
-        }
-    }
-    if (e == NULL)
-        return;
-    crn_tier_persist(t, e, NULL);
-    for (struct crn_tier_link *l = m->orders; l != NULL; l = l->next)
-        crn_tier_persist(t, e, l->order);
+    if (m->recode != NULL && !free_to_go) /* somebody reads the plain one: what was written is not a copy of it */
+        crn_store_free(t->store, &m->place);
+    else
+        p->place = m->place;
+    if (free_to_go)
+        crn_tier_let_go(p);
+    else
+        crn_tier_move_to(p, CRN_RESIDENT);
+    if (free_to_go && m->recode != NULL)
+        crn_tier_become_coded(e, p, m->recode);
+    crn_tier_persist_for(t, m, e);
 }
 
 static void spill_ended(struct crn_tier *t, struct crn_tier_move *m)
 {
-    struct crn_payload *p = m->payload;
-    struct crn_entry *e;
+    struct crn_entry *e = crn_tier_entry_of(m);
     int status = m->io.result;
-    t->down_bytes -= p->bytes;
+    t->down_bytes -= m->bytes;
     CRN_CRASH("spill-written");
-    if (crn_entries_find(&p->space->entries, m->entry, &e) != 0)
-        e = NULL;
-    if (status == 0)
+    if (status == 0) {
         spill_worked(t, m, e);
-    else
-        spill_failed(t, p, status);
-    move_free(t, m, status);
+    } else {
+        crn_tier_write_failed(t, m);
+        crn_tier_move_to(m->payload, CRN_RESIDENT);
+    }
+    crn_tier_move_free(t, m, status);
     if (e != NULL && !e->in_catalog && !crn_tier_coming(e))
         crn_tier_adopt(t, e, status != 0 ? status : -EIO); /* nobody need wait for it */
 }
 
 /* ---- up ---- */
 
-static int take_memory(struct crn_payload *p)
+int crn_tier_take_memory(struct crn_payload *p)
 {
     int status = crn_space_alloc(p->space, p->bytes, &p->arena, &p->extent);
     if (status != 0)
@@ -293,23 +308,43 @@ static int take_memory(struct crn_payload *p)
     return 0;
 }
 
-int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order)
+static int start_read(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order)
 {
     struct crn_tier *t = e->space->tier;
-    if (p->state != CRN_SPILLED || p->move != NULL)
-        return CAIRN_E_STATE;
-    int status = take_memory(p);
-    if (status != 0)
-        return status;
-    struct crn_tier_move *m = move_new(e, p, CRN_SPILL_READ, order);
-    if (m == NULL) {
-        give_memory_back(p);
+    struct crn_tier_move *m = crn_tier_move_new(e, p);
+    if (m == NULL)
+        return -ENOMEM;
+    m->io = (struct crn_spill_io){.op = CRN_SPILL_READ,
+                                  .file = p->place.file,
+                                  .off = p->place.off,
+                                  .bytes = io_bytes(p),
+                                  .mem = crn_payload_at(p),
+                                  .checksum = p->checksum,
+                                  .check = p->bytes > 0,
+                                  .owner = m};
+    p->move = m;
+    if (crn_tier_staged(p) && crn_tier_stage_new(m) != 0) {
+        crn_tier_move_free(t, m, -ENOMEM);
         return -ENOMEM;
     }
-    move_to(p, CRN_RESTORING);
+    crn_tier_join(&m->orders, order);
+    crn_tier_move_to(p, CRN_RESTORING);
     CRN_CRASH("restore-started");
     crn_spill_submit(crn_store_spill(t->store), &m->io);
     return 0;
+}
+
+int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order)
+{
+    if (p->state != CRN_SPILLED || p->move != NULL)
+        return CAIRN_E_STATE;
+    int status = crn_tier_take_memory(p);
+    if (status != 0)
+        return status;
+    status = p->host != NULL ? crn_tier_start_up(e, p, order) : start_read(e, p, order);
+    if (status != 0)
+        crn_tier_give_memory_back(p);
+    return status;
 }
 
 static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
@@ -319,13 +354,13 @@ static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
     int status = m->io.result;
     CRN_CRASH("restore-read");
     if (status == 0) {
-        move_to(p, CRN_RESIDENT);
+        crn_tier_move_to(p, CRN_RESIDENT);
         p->tier = crn_tier_staged(p) ? CAIRN_TIER_DEVICE : CAIRN_TIER_HOST;
         crn_tier_abandon_suspect(p);
         CRN_COUNT(&space->stats, restored_total);
         CRN_ADD(&space->stats, restored_bytes_total, p->bytes);
-        wake_all(m, CRN_PROGRESS_READY);
-        move_free(t, m, 0);
+        crn_tier_wake_all(m, CRN_PROGRESS_READY);
+        crn_tier_move_free(t, m, 0);
         return;
     }
     CRN_COUNT(&space->stats, restore_failed_total);
@@ -333,11 +368,11 @@ static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
         CRN_COUNT(&space->stats, corrupt_total);
     else
         CRN_COUNT(&space->stats, io_error_total);
-    move_to(p, CRN_SPILLED);
-    give_memory_back(p);
+    crn_tier_move_to(p, CRN_SPILLED);
+    crn_tier_give_memory_back(p);
     uint64_t entry = m->entry;
-    wake_all(m, CRN_PROGRESS_FAILED);
-    move_free(t, m, status);
+    crn_tier_wake_all(m, CRN_PROGRESS_FAILED);
+    crn_tier_move_free(t, m, status);
     crn_tier_doom(space, entry);
 }
 
@@ -378,7 +413,7 @@ static int want_one(struct crn_session *s, struct crn_lease *lease, const struct
     if (p->state == CRN_RESIDENT || p->state == CRN_SPILLING)
         return 0;
     rec->word = (uint16_t)*word;
-    rec->tier = CAIRN_TIER_NVME;
+    rec->tier = p->tier;
     int status = 0;
     if (p->state == CRN_SPILLED)
         status = crn_tier_start_restore(path->parts[rec->path_index].entry, p, NULL);
@@ -441,30 +476,86 @@ struct order_ctx {
     bool quiet;
 };
 
+/* Is the payload among those that the order names? */
+static bool is_ordered(const struct order_ctx *o, const struct crn_payload *p)
+{
+    bool layer = p->kind == CRN_PAYLOAD_KV && p->layer >= o->what.first && p->layer <= o->what.last;
+    bool whole = o->what.first == 0 && o->what.last >= o->e->body->n_layers - 1u;
+    return layer || (whole && p->kind == CRN_PAYLOAD_STATE);
+}
+
 static void order_down(void *ctx, struct crn_payload *p)
 {
     struct order_ctx *o = ctx;
-    bool layer = p->kind == CRN_PAYLOAD_KV && p->layer >= o->what.first && p->layer <= o->what.last;
-    bool whole = o->what.first == 0 && o->what.last >= o->e->body->n_layers - 1u;
-    if (p->kind == CRN_PAYLOAD_TOKENS || (!layer && !(whole && p->kind == CRN_PAYLOAD_STATE)))
+    int status = 0, how = CRN_DOWN_RELEASE | (o->what.int8 ? CRN_DOWN_INT8 : 0);
+    if (!is_ordered(o, p))
         return;
     if (p->state == CRN_SPILLING) {
-        p->move->release = true;
+        p->move->release = p->move->onward = true;
+        p->move->how = how;
         crn_tier_join(&p->move->orders, o->order);
     }
-    if ((o->quiet && crn_tier_release(p)) || p->state != CRN_RESIDENT || p->place.bytes > 0)
-        return;
-    int status = crn_tier_start_spill(o->e, p, CRN_DOWN_RELEASE | (o->what.int8 ? CRN_DOWN_INT8 : 0), o->order);
+    if (p->sink != NULL) {
+        p->sink->release = true;
+        crn_tier_join(&p->sink->orders, o->order);
+    }
+    if (o->quiet)
+        crn_tier_release(p);
+    if (p->state == CRN_SPILLED && p->host != NULL && p->sink == NULL && !crn_tier_host_release(o->e, p))
+        status = crn_tier_start_sink(o->e, p, how, o->order);
+    if (p->state == CRN_RESIDENT && p->place.bytes == 0 && p->sink == NULL)
+        status = crn_tier_start_spill(o->e, p, how, o->order);
     o->status = o->status == 0 ? status : o->status;
 }
 
-/* What the entry continues: written, and kept in memory. */
+static void order_to_host(void *ctx, struct crn_payload *p)
+{
+    struct order_ctx *o = ctx;
+    enum crn_tier_room room = CRN_ROOM_MADE;
+    int status = CAIRN_E_FULL;
+    if (!is_ordered(o, p) || o->status == -EAGAIN)
+        return;
+    if (p->state == CRN_SPILLING)
+        crn_tier_join(&p->move->orders, o->order);
+    if ((o->quiet && p->host != NULL && crn_tier_release(p)) || p->state != CRN_RESIDENT || p->host != NULL)
+        return;
+    while (status == CAIRN_E_FULL && room == CRN_ROOM_MADE) {
+        status = crn_tier_start_down(o->e, p, o->order);
+        room = status == CAIRN_E_FULL ? crn_tier_host_room(o->e, p->bytes) : room;
+    }
+    status = status == CAIRN_E_FULL && room == CRN_ROOM_COMING ? -EAGAIN : status;
+    o->status = o->status == 0 || status == -EAGAIN ? status : o->status;
+}
+
+/* Everything was asked for. -EAGAIN: it is asked for again later, and nobody waits for what was begun. */
+static int order_begun(struct order_ctx *o)
+{
+    int status = o->status == -EAGAIN ? o->status : 0;
+    if (status != 0)
+        o->order->done = NULL;
+    crn_tier_order_end(o->order, o->status);
+    return status;
+}
+
+/* A copy on NVMe of what has none, from wherever it is; it stays there. */
+static int write_down(struct crn_entry *e, struct crn_payload *p)
+{
+    if (p->state == CRN_SPILLING)
+        p->move->onward = true; /* if not to NVMe anyway */
+    if (p->place.bytes > 0 || p->move != NULL || p->sink != NULL)
+        return 0;
+    if (p->state == CRN_RESIDENT)
+        return crn_tier_start_spill(e, p, CRN_DOWN_KEEP, NULL);
+    return p->state == CRN_SPILLED && p->host != NULL ? crn_tier_start_sink(e, p, CRN_DOWN_KEEP, NULL) : 0;
+}
+
+/* What the entry continues: written, and kept where it is. */
 static void order_ancestor(void *ctx, struct crn_payload *p)
 {
     struct order_ctx *o = ctx;
-    if (p->kind == CRN_PAYLOAD_TOKENS || p->state != CRN_RESIDENT || p->place.bytes > 0)
+    if (p->kind == CRN_PAYLOAD_TOKENS)
         return;
-    int status = crn_tier_start_spill(o->e, p, CRN_DOWN_KEEP, NULL);
+    int status = write_down(o->e, p);
     o->status = o->status == 0 ? status : o->status;
 }
 
@@ -492,26 +583,35 @@ static int order_new(struct crn_entry *e, struct order_ctx *o, crn_tier_done *do
     return 0;
 }
 
+static void order_to_nvme(struct crn_tier *t, struct order_ctx *o)
+{
+    struct crn_entry *e = o->e;
+    for (struct crn_entry *a = e->parent; a != NULL; a = a->parent) {
+        if (a->in_catalog || a->body == NULL)
+            continue;
+        o->e = a;
+        crn_body_each(a->body, order_ancestor, o);
+        crn_tier_persist(t, a, NULL);
+    }
+    o->e = e;
+    crn_body_each(e->body, order_down, o);
+    crn_tier_persist(t, e, o->order);
+    crn_tier_persist_step(t);
+}
+
 int crn_tier_spill(struct crn_entry *e, const struct crn_tier_layers *what, crn_tier_done *done, void *ctx)
 {
     struct order_ctx o = {.what = *what};
     struct crn_tier *t = e->space->tier;
-    int status = order_new(e, &o, done, ctx);
+    bool possible = what->host ? crn_tier_has_host(e->space) : crn_tier_has_nvme(t);
+    int status = possible ? order_new(e, &o, done, ctx) : CAIRN_E_UNSUPPORTED;
     if (status != 0)
         return status;
-    for (struct crn_entry *a = e->parent; a != NULL; a = a->parent) {
-        if (a->in_catalog || a->body == NULL)
-            continue;
-        o.e = a;
-        crn_body_each(a->body, order_ancestor, &o);
-        crn_tier_persist(t, a, NULL);
-    }
-    o.e = e;
-    crn_body_each(e->body, order_down, &o);
-    crn_tier_persist(t, e, o.order);
-    crn_tier_persist_step(t);
-    crn_tier_order_end(o.order, o.status);
-    return 0;
+    if (what->host)
+        crn_body_each(e->body, order_to_host, &o);
+    else
+        order_to_nvme(t, &o);
+    return order_begun(&o);
 }
 
 int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx)
@@ -523,11 +623,7 @@ int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx)
     e->n_drafts++; /* room for one payload must not be made by dropping the entry */
     crn_body_each(e->body, order_up, &o);
     e->n_drafts--;
-    if (o.status == -EAGAIN) /* asked again later: nobody waits for what was begun */
-        o.order->done = NULL;
-    status = o.status == -EAGAIN ? o.status : 0;
-    crn_tier_order_end(o.order, o.status);
-    return status;
+    return order_begun(&o);
 }
 
 /* ---- events ---- */
@@ -535,13 +631,16 @@ int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx)
 static void collect_moves(struct crn_tier *t)
 {
     struct crn_spill_io *io;
-    while ((io = crn_spill_take(crn_store_spill(t->store))) != NULL) {
+    while (t->store != NULL && (io = crn_spill_take(crn_store_spill(t->store))) != NULL) {
+        struct crn_tier_move *m = io->owner;
         if (io->op == CRN_SPILL_SYNC)
             crn_tier_synced(t, io);
-        else if (io->op == CRN_SPILL_WRITE)
-            spill_ended(t, io->owner);
+        else if (io->op == CRN_SPILL_READ)
+            restore_ended(t, m);
+        else if (m->payload->sink == m)
+            crn_tier_sink_ended(t, m);
         else
-            restore_ended(t, io->owner);
+            spill_ended(t, m);
     }
 }
 
@@ -549,8 +648,12 @@ static void collect(struct crn_tier *t)
 {
     struct crn_cat_batch *batch;
     collect_moves(t);
-    while ((batch = crn_catalog_take(t->catalog)) != NULL)
+    while (t->catalog != NULL && (batch = crn_catalog_take(t->catalog)) != NULL)
         crn_tier_committed(t, batch);
+    if (t->from_host != NULL)
+        crn_copier_collect(t->from_host);
+    if (t->to_host != NULL)
+        crn_copier_collect(t->to_host);
     crn_tier_persist_step(t);
 }
 
@@ -564,13 +667,13 @@ static void write_all_down(void *ctx, struct crn_payload *p)
 {
     struct crn_entry *e = ctx;
     if (p->kind != CRN_PAYLOAD_TOKENS)
-        crn_tier_start_spill(e, p, CRN_DOWN_KEEP, NULL);
+        write_down(e, p);
 }
 
 /* What should be on NVMe and is not: entries published while the store was full or paused. */
 static void look_after(struct crn_tier *t, struct crn_entry *e)
 {
-    bool wanted = (t->config.write_through || e->in_catalog) && !e->durable;
+    bool wanted = t->store != NULL && (t->config.write_through || e->in_catalog) && !e->durable;
     if (wanted && crn_now_ns() >= t->paused_until_ns && e->n_drafts == 0)
         crn_body_each(e->body, write_all_down, e);
     crn_tier_persist(t, e, NULL);
@@ -595,7 +698,17 @@ static void keep_below_high(struct crn_space *space)
     uint64_t limit = space->options.limit_bytes;
     uint64_t high = limit / 100 * t->config.high_percent, low = limit / 100 * t->config.low_percent;
     if (space->used_bytes > high + t->down_bytes)
-        crn_tier_demote(space, space->used_bytes - t->down_bytes - low);
+        crn_tier_demote(space, space->used_bytes - t->down_bytes - low, false);
+}
+
+/* The same of the host tier. Without NVMe it may fill up: then the coldest entries are dropped when there must be room. */
+static void keep_host_below_high(struct crn_space *space)
+{
+    struct crn_tier *t = space->tier;
+    uint64_t limit = space->options.host_limit_bytes;
+    uint64_t high = limit / 100 * t->config.high_percent, low = limit / 100 * t->config.low_percent;
+    if (limit > 0 && t->store != NULL && space->host_used_bytes > high + t->sink_bytes)
+        crn_tier_sink(space, space->host_used_bytes - t->sink_bytes - low);
 }
 
 void crn_tier_tick(struct crn_tier *t)
@@ -609,6 +722,7 @@ void crn_tier_tick(struct crn_tier *t)
     t->any_broken = false;
     for (uint32_t i = 0; i < t->n_spaces; i++) {
         t->any_broken = (broken && sweep_broken(&t->spaces[i])) || t->any_broken;
+        keep_host_below_high(&t->spaces[i]);
         keep_below_high(&t->spaces[i]);
         if (cool)
             look_after_all(&t->spaces[i]);
@@ -622,13 +736,15 @@ void crn_tier_tick(struct crn_tier *t)
 /* Something is under way that may give memory back: payloads going down, entries becoming durable and then cold. */
 static bool busy(const struct crn_tier *t)
 {
-    return t->down_bytes > 0 || t->n_syncs > 0 || t->pending != NULL || t->finished < t->submitted;
+    return t->down_bytes > 0 || t->sink_bytes > 0 || t->n_syncs > 0 || t->pending != NULL || t->finished < t->submitted;
 }
 
 static void wait_for_any(const struct crn_tier *t)
 {
-    struct pollfd p[] = {{.fd = crn_tier_store_fd(t), .events = POLLIN}, {.fd = crn_tier_catalog_fd(t), .events = POLLIN}};
-    poll(p, 2, WAIT_MS);
+    struct pollfd p[CRN_TIER_FDS]; /* poll leaves out what is negative */
+    for (uint32_t i = 0; i < CRN_TIER_FDS; i++)
+        p[i] = (struct pollfd){.fd = crn_tier_fd(t, i), .events = POLLIN};
+    poll(p, CRN_TIER_FDS, WAIT_MS);
 }
 
 enum crn_tier_room crn_tier_make_room(struct crn_space *space, uint64_t bytes)
@@ -641,7 +757,7 @@ enum crn_tier_room crn_tier_make_room(struct crn_space *space, uint64_t bytes)
     crn_tier_cool_some(space);
     some = bytes > some ? bytes : some;
     if (space->used_bytes >= before && t->down_bytes < some)
-        crn_tier_demote(space, some - t->down_bytes);
+        crn_tier_demote(space, some - t->down_bytes, true);
     if (space->used_bytes < before)
         return CRN_ROOM_MADE;
     if (!busy(t))
@@ -680,7 +796,7 @@ void crn_tier_published(struct crn_entry *e)
     CRN_CRASH("publish-visible");
     if (e->body == NULL)
         return; /* it was there already */
-    if (t->config.write_through || e->old != NULL)
+    if (t->store != NULL && (t->config.write_through || e->old != NULL))
         crn_body_each(e->body, write_all_down, e);
     if (e->old != NULL && e->old->refs == 1 + e->old->leases)
         crn_body_each(e->old, release_old, NULL);
@@ -709,6 +825,16 @@ static int open_catalog(struct crn_tier *t)
     return status;
 }
 
+static int open_nvme(struct crn_tier *t)
+{
+    if (t->config.store.n_files == 0)
+        return 0;
+    int status = crn_store_open(&t->config.store, &t->store);
+    if (status == 0)
+        status = open_catalog(t);
+    return status == 0 ? crn_tier_recover(t) : status;
+}
+
 int crn_tier_open(const struct crn_tier_config *config, struct crn_space *spaces, uint32_t n_spaces,
                   struct crn_tier **out_tier)
 {
@@ -719,20 +845,19 @@ int crn_tier_open(const struct crn_tier_config *config, struct crn_space *spaces
     t->turn = 1;
     t->spaces = spaces;
     t->n_spaces = n_spaces;
-    int status = crn_store_open(&config->store, &t->store);
-    if (status == 0)
-        status = open_catalog(t);
-    for (uint32_t i = 0; i < n_spaces && status == 0; i++)
+    for (uint32_t i = 0; i < n_spaces; i++)
         spaces[i].tier = t;
+    int status = open_nvme(t);
     if (status == 0)
-        status = crn_tier_recover(t);
+        status = crn_tier_host_open(t);
     if (status != 0) {
-        crn_log(CRN_LOG_WARN, "tier: %s: going on without NVMe", cairn_strerror(status));
+        crn_log(CRN_LOG_WARN, "tier: %s: going on without %s", cairn_strerror(status), config->store.n_files > 0 ? "NVMe" : "a host tier");
         crn_tier_close(t);
         return status;
     }
-    crn_log(CRN_LOG_INFO, "tier: %s, %" PRIu64 " MiB; %" PRIu64 " entries came back, %" PRIu64 " dropped",
-            crn_tier_text(t), crn_store_limit_bytes(t->store) >> 20, t->recovered, t->dropped);
+    if (t->store != NULL)
+        crn_log(CRN_LOG_INFO, "tier: %s, %" PRIu64 " MiB; %" PRIu64 " entries came back, %" PRIu64 " dropped",
+                crn_tier_text(t), crn_store_limit_bytes(t->store) >> 20, t->recovered, t->dropped);
     *out_tier = t;
     return 0;
 }
@@ -742,11 +867,12 @@ void crn_tier_close(struct crn_tier *t)
     if (t == NULL)
         return;
     t->closing = true;
-    while (t->catalog != NULL && (t->n_moves > 0 || busy(t))) {
+    while ((t->catalog != NULL || t->to_host != NULL) && (t->n_moves > 0 || busy(t))) {
         collect(t);
         if (t->n_moves > 0 || busy(t))
             wait_for_any(t);
     }
+    crn_tier_host_close(t);
     crn_tier_offer_end(t);
     crn_tier_adopt(t, NULL, CAIRN_E_GONE);
     for (uint32_t i = 0; i < t->n_spaces; i++)
@@ -758,14 +884,25 @@ void crn_tier_close(struct crn_tier *t)
     free(t);
 }
 
-int crn_tier_store_fd(const struct crn_tier *t)
+int crn_tier_fd(const struct crn_tier *t, uint32_t i)
 {
-    return crn_spill_fd(crn_store_spill(t->store));
+    switch (i) {
+    case 0:
+        return t->store != NULL ? crn_spill_fd(crn_store_spill(t->store)) : -1;
+    case 1:
+        return t->catalog != NULL ? crn_catalog_fd(t->catalog) : -1;
+    case 2:
+        return t->to_host != NULL ? crn_copier_fd(t->to_host) : -1;
+    case 3:
+        return t->from_host != NULL ? crn_copier_fd(t->from_host) : -1;
+    default:
+        return -1;
+    }
 }
 
-int crn_tier_catalog_fd(const struct crn_tier *t)
+bool crn_tier_has_nvme(const struct crn_tier *t)
 {
-    return crn_catalog_fd(t->catalog);
+    return t != NULL && t->store != NULL;
 }
 
 struct crn_store *crn_tier_store(const struct crn_tier *t)
@@ -775,13 +912,13 @@ struct crn_store *crn_tier_store(const struct crn_tier *t)
 
 const char *crn_tier_text(const struct crn_tier *t)
 {
-    return t == NULL ? "" : crn_spill_text(crn_store_spill(t->store));
+    return !crn_tier_has_nvme(t) ? "" : crn_spill_text(crn_store_spill(t->store));
 }
 
 uint64_t crn_tier_restore_rate(const struct crn_space *space)
 {
     struct crn_spill_stats stats;
-    if (space->tier == NULL)
+    if (!crn_tier_has_nvme(space->tier))
         return 0;
     crn_spill_stats(crn_store_spill(space->tier->store), &stats);
     return stats.read_per_second;
@@ -791,7 +928,9 @@ void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out)
 {
     const struct crn_tier *t = space->tier;
     struct crn_spill_stats stats;
-    if (t == NULL)
+    CRN_GAUGE(out, host_tier_limit_bytes, space->options.host_limit_bytes);
+    CRN_GAUGE(out, host_tier_used_bytes, space->host_used_bytes);
+    if (!crn_tier_has_nvme(t))
         return;
     crn_spill_stats(crn_store_spill(t->store), &stats);
     CRN_GAUGE(out, nvme_limit_bytes, crn_store_limit_bytes(t->store));
@@ -810,7 +949,8 @@ static void add_brief(void *ctx, struct crn_payload *p)
     bool here = p->state == CRN_RESIDENT || p->state == CRN_SPILLING;
     b->resident_bytes += here ? p->bytes : 0;
     b->allocated_bytes += (uint64_t)p->extent.n * CRN_GRANULE_BYTES;
-    b->tier = p->tier > b->tier ? p->tier : b->tier;
+    if (p->kind != CRN_PAYLOAD_TOKENS) /* always in memory that the CPU reads */
+        b->tier = p->tier > b->tier ? p->tier : b->tier;
 }
 
 struct crn_tier_brief crn_tier_brief(const struct crn_entry *e)

@@ -1,5 +1,6 @@
-/* tier - which payloads are in memory, which on NVMe, and how they get from one to the other. Knows entries; the moving is done by
- * broker/spill.h, the remembering by broker/catalog.h.
+/* tier - which payloads are in memory, which below it, and how they get from one to the other. Knows entries; the moving is done by
+ * broker/spill.h and broker/device.h, the remembering by broker/catalog.h. Below the memory that readers map lies NVMe; below a
+ * device's there is, before NVMe, a host tier: page-locked memory that only the broker sees. Either may be missing.
  *
  *     RESIDENT --spill--> SPILLING --written--> SPILLED      (memory given back)
  *         ^                  |                     |
@@ -7,6 +8,10 @@
  *         +-----read------ RESTORING <--attach-----+
  *                            +--failed--> SPILLED             (its entry is dropped: a miss)
  *     RESIDENT, clean --pressure--> SPILLED
+ *     SPILLED, in the host tier --written down--> SPILLED, on NVMe     (beside anything else: reading the copy goes on)
+ *
+ * SPILLED means one or the other; crn_payload.host tells. What is in the host tier only is lost with the broker, like a resident
+ * payload, so durability knows nothing of it: an entry is in the catalogue when all its payloads have a place on NVMe.
  *
  * One function (move_to in tier.c) makes these steps and refuses all others. An entry whose payloads all have a place on NVMe is
  * written to the catalogue (files synced first) and survives from then on; once all are SPILLED and nobody uses it, it goes cold:
@@ -31,22 +36,23 @@ struct crn_tier;
 struct crn_session;
 
 struct crn_tier_config {
-    struct crn_store_config store;
-    uint32_t high_percent, low_percent; /* of a namespace's memory: above high, payloads go down until below low */
+    struct crn_store_config store; /* no files: no NVMe */
+    uint32_t high_percent, low_percent; /* of a namespace's memory, and of its host tier: above high, payloads go down until below low */
     bool write_through;                 /* every published entry gets its copy on NVMe at once */
     uint64_t catalog_map_bytes, catalog_max_map_bytes; /* 0: default */
 };
 
-/* Opens files and catalogue, fills the namespaces with what survived. On failure the broker goes on without: logged.
+/* Opens files and catalogue, fills the namespaces with what survived; starts the threads of the host tier when a namespace has
+ * one. On failure the broker goes on without: logged.
  * own     end with crn_tier_close, before the spaces are closed */
 int crn_tier_open(const struct crn_tier_config *config, struct crn_space *spaces, uint32_t n_spaces,
                   struct crn_tier **out_tier);
 /* Waits for what is under way. NULL is allowed. */
 void crn_tier_close(struct crn_tier *t);
 
-/* Readable when transfers or commits are finished; both lead to crn_tier_collect. */
-int crn_tier_store_fd(const struct crn_tier *t);
-int crn_tier_catalog_fd(const struct crn_tier *t);
+/* Readable when transfers or commits are finished; all lead to crn_tier_collect. -1: there is none of that number. */
+#define CRN_TIER_FDS 4u
+int crn_tier_fd(const struct crn_tier *t, uint32_t i);
 void crn_tier_collect(struct crn_tier *t);
 /* A few times a second: watermarks, entries to let go cold. */
 void crn_tier_tick(struct crn_tier *t);
@@ -87,18 +93,22 @@ void crn_tier_plan_dropped(struct crn_space *space, const struct crn_plan *plan)
 
 /* Called once everything an order started is finished; status: the first failure. */
 typedef void crn_tier_done(void *ctx, int status);
-/* By order of a person: layers first..last down (whole: states and everything, and what the entry continues is written, too; ends
- * when all of it is durable), or all back. Nothing to do calls done at once; done may be NULL.
- * fails CAIRN_E_UNSUPPORTED without a tier, -ENOMEM */
+/* By order of a person: layers first..last down (whole: states and everything; to NVMe, what the entry continues is written, too,
+ * and it ends when all of it is durable), or all back. Nothing to do calls done at once; done may be NULL.
+ * fails CAIRN_E_UNSUPPORTED without that tier, CAIRN_E_FULL no room in the host tier, -EAGAIN room is coming: ask again, -ENOMEM */
 struct crn_tier_layers {
     uint32_t first, last;
-    bool int8; /* coded on the way down, as far as nobody reads them */
+    bool int8; /* to NVMe: coded on the way down, as far as nobody reads them */
+    bool host; /* to the host tier, no farther */
 };
 int crn_tier_spill(struct crn_entry *e, const struct crn_tier_layers *what, crn_tier_done *done, void *ctx);
 int crn_tier_restore(struct crn_entry *e, crn_tier_done *done, void *ctx);
 
+bool crn_tier_has_nvme(const struct crn_tier *t); /* NULL allowed */
 /* Bytes per second that restores were measured to bring back; 0: none yet. */
 uint64_t crn_tier_restore_rate(const struct crn_space *space);
+/* Where the copy of a payload in the host tier is; it must have one. It stays while the payload's body is held. */
+const void *crn_tier_host_copy(const struct crn_payload *p);
 /* Adds gauges to a namespace's counters. */
 void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out);
 struct crn_store *crn_tier_store(const struct crn_tier *t);

@@ -172,7 +172,7 @@ void crn_tier_drop_again(struct crn_tier *t)
 static void check_place(void *ctx, struct crn_payload *p)
 {
     bool *all = ctx;
-    bool placed = p->kind == CRN_PAYLOAD_TOKENS || (p->place.bytes > 0 && p->state != CRN_SPILLING && !p->suspect);
+    bool placed = p->kind == CRN_PAYLOAD_TOKENS || (p->place.bytes > 0 && !p->suspect);
     *all = *all && placed;
 }
 
@@ -187,7 +187,7 @@ bool crn_tier_all_placed(const struct crn_entry *e)
 static void check_moving(void *ctx, struct crn_payload *p)
 {
     bool *any = ctx;
-    *any = *any || p->move != NULL;
+    *any = *any || p->move != NULL || p->sink != NULL;
 }
 
 bool crn_tier_coming(const struct crn_entry *e)
@@ -202,7 +202,7 @@ void crn_tier_persist(struct crn_tier *t, struct crn_entry *e, struct crn_tier_o
 {
     if (e->item != NULL)
         crn_tier_join(&e->item->orders, order);
-    if (e->durable || e->broken || e->item != NULL || !crn_tier_all_placed(e))
+    if (t->store == NULL || e->durable || e->broken || e->item != NULL || !crn_tier_all_placed(e))
         return;
     bool orphan = e->parent != NULL && !e->parent->in_catalog;
     if (orphan && !crn_tier_coming(e->parent)) {
@@ -378,10 +378,10 @@ void crn_tier_abandon_suspect(struct crn_payload *p)
 static void suspect_one(void *ctx, struct crn_payload *p)
 {
     (void)ctx;
-    if (p->place.bytes == 0 || p->recorded || p->state == CRN_SPILLING)
+    if (p->place.bytes == 0 || p->recorded)
         return;
     p->suspect = 1;
-    if (p->state == CRN_RESIDENT)
+    if (p->state == CRN_RESIDENT || p->state == CRN_SPILLING || p->host != NULL)
         crn_tier_abandon_suspect(p);
 }
 
@@ -455,7 +455,7 @@ void crn_tier_committed(struct crn_tier *t, struct crn_cat_batch *b)
 static void check_cold(void *ctx, struct crn_payload *p)
 {
     bool *cold = ctx;
-    bool gone = p->state == CRN_SPILLED && p->move == NULL && p->refs == 1;
+    bool gone = p->state == CRN_SPILLED && p->host == NULL && p->move == NULL && p->refs == 1;
     *cold = *cold && (p->kind == CRN_PAYLOAD_TOKENS ? p->refs == 1 && p->leases == 0 : gone);
 }
 
@@ -869,7 +869,7 @@ int crn_tier_recover(struct crn_tier *t)
 void crn_tier_plan_added(struct crn_space *space, struct crn_plan *plan)
 {
     struct crn_tier *t = space->tier;
-    if (t == NULL)
+    if (t == NULL || t->catalog == NULL)
         return;
     if (plan->catalog_id == 0)
         plan->catalog_id = crn_catalog_next_id(t->catalog);

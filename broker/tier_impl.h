@@ -1,9 +1,12 @@
-/* tier_impl - what tier.c (moving), tier_catalog.c (remembering) and tier_policy.c (choosing) share. */
+/* tier_impl - what tier.c (moving), tier_host.c (the same, between a device and host memory), tier_catalog.c (remembering) and
+ * tier_policy.c (choosing) share. */
 #ifndef CRN_BROKER_TIER_IMPL_H
 #define CRN_BROKER_TIER_IMPL_H
 
 #include "broker/catalog.h"
+#include "broker/copier.h"
 #include "broker/tier.h"
+#include "ipc/control.h"
 
 #define CRN_TIER_STUCK UINT64_MAX /* limbo: no batch removes its record yet */
 #define CRN_TIER_PAUSE_NS UINT64_C(5000000000) /* no demotion for so long after a storage error */
@@ -31,7 +34,7 @@ struct crn_tier_wait {
 
 /* The int8 copy that is written instead of a payload. */
 struct crn_tier_recode {
-    const uint8_t *source;
+    const uint8_t *source; /* memory of the host */
     uint8_t *coded; /* owned; NULL until a thread of the engine has made it */
     uint64_t bytes, checksum;
     uint32_t from, n_kv_heads, head_dim, wide, shared_pos;
@@ -40,10 +43,18 @@ struct crn_tier_recode {
 
 /* A payload on its way. Holds a reference on it. */
 struct crn_tier_move {
-    struct crn_spill_io io; /* first: found back by address */
+    struct crn_spill_io io; /* between memory and NVMe; first: found back by address */
+    struct crn_job job;     /* between a device and the host tier */
     struct crn_payload *payload;
     uint64_t entry;         /* the entry that asked */
     bool release;           /* down: the memory is wanted back */
+    bool onward;            /* to the host tier, and from there to NVMe: an order says so, and how (CRN_DOWN_*) */
+    int how;
+    struct crn_place place; /* where it is being written: the payload's once it is there */
+    uint64_t bytes;         /* of the payload when it set out */
+    struct crn_device *device; /* of a job, and its two sides; here is in `arena` */
+    void *there, *here;
+    struct crn_arena *arena;
     struct crn_tier_recode *recode; /* down, as int8; NULL: as it is */
     struct crn_tier_stage *stage;   /* of a payload on a device; NULL: the host's */
     struct crn_tier_link *orders;
@@ -75,11 +86,13 @@ struct crn_tier {
     struct crn_tier_config config;
     struct crn_space *spaces;
     uint32_t n_spaces;
-    struct crn_store *store;
-    struct crn_catalog *catalog;
+    struct crn_store *store;     /* NULL: no NVMe */
+    struct crn_catalog *catalog; /* ... and no catalogue */
+    struct crn_copier *to_host, *from_host; /* threads of the host tier; NULL: there is none */
     uint16_t file_ids[CRN_SPILL_MAX_FILES]; /* store file -> number in the catalogue */
     uint32_t n_moves;
-    uint64_t down_bytes; /* being written */
+    uint64_t down_bytes; /* leaving the memory that readers map */
+    uint64_t sink_bytes; /* leaving the host tier */
     struct crn_tier_item *pending, *syncing;
     struct crn_tier_item *orphans; /* wait until their parent is in the catalogue */
     struct crn_spill_io syncs[CRN_SPILL_MAX_FILES];
@@ -92,6 +105,7 @@ struct crn_tier {
     uint64_t *undropped;          /* [n_undropped] of [max_undropped]: records whose removal failed, to be tried again */
     size_t n_undropped, max_undropped;
     uint64_t paused_until_ns; /* after a storage error: no demotion */
+    uint64_t host_paused_until_ns; /* after an error of the device: none to the host tier */
     uint64_t told_full_ns, cooled_ns;
     uint64_t recovered, dropped;
     uint64_t turn;                /* of the loop: bodies loaded in this one are not dropped in it */
@@ -109,7 +123,7 @@ enum { CRN_DOWN_KEEP = 0, CRN_DOWN_RELEASE = 1, CRN_DOWN_INT8 = 2 };
 int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order);
 int crn_tier_start_restore(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order);
 bool crn_tier_release(struct crn_payload *p); /* gives the memory of a clean payload back, when nobody uses it */
-bool crn_tier_clean(const struct crn_payload *p);
+bool crn_tier_clean(const struct crn_payload *p); /* resident, and there is a copy below */
 bool crn_tier_idle(const struct crn_payload *p); /* nobody reads its memory */
 bool crn_tier_quiet(const struct crn_entry *e); /* no copy thread reads its payloads: no draft, no verification */
 void crn_tier_doom(struct crn_space *space, uint64_t entry);
@@ -117,6 +131,39 @@ void crn_tier_order_end(struct crn_tier_order *order, int status);
 /* The order waits for what has this list; NULL order: nobody does. */
 void crn_tier_join(struct crn_tier_link **list, struct crn_tier_order *order);
 void crn_tier_end_links(struct crn_tier_link *list, int status);
+
+/* What the two kinds of moves share. move_to: the one function that changes a payload's state. */
+void crn_tier_move_to(struct crn_payload *p, enum crn_tier_state to);
+/* Its caller makes it p->move or p->sink; there is nothing else under way then. NULL without memory. */
+struct crn_tier_move *crn_tier_move_new(struct crn_entry *e, struct crn_payload *p);
+/* Forgets it, and ends the orders that wait for it. */
+void crn_tier_move_free(struct crn_tier *t, struct crn_tier_move *m, int status);
+void crn_tier_wake_all(struct crn_tier_move *m, enum crn_progress value);
+int crn_tier_take_memory(struct crn_payload *p);
+void crn_tier_give_memory_back(struct crn_payload *p);
+void crn_tier_let_go(struct crn_payload *p); /* RESIDENT or SPILLING -> SPILLED */
+struct crn_entry *crn_tier_entry_of(const struct crn_tier_move *m); /* NULL: gone, or it has another body */
+/* The payload is the coded one from here on; its plain bytes go. */
+void crn_tier_become_coded(struct crn_entry *e, struct crn_payload *p, const struct crn_tier_recode *r);
+void crn_tier_persist_for(struct crn_tier *t, struct crn_tier_move *m, struct crn_entry *e); /* it was written: record, perhaps */
+/* An int8 copy to be written, when asked for by how, entry or namespace, and possible; else NULL. */
+struct crn_tier_recode *crn_tier_recode_for(struct crn_entry *e, struct crn_payload *p, int how);
+int crn_tier_submit_write(struct crn_tier *t, struct crn_tier_move *m, void *mem); /* takes a place; CAIRN_E_FULL */
+/* A write failed: its place is free, or bad; storage is left alone for a while. */
+void crn_tier_write_failed(struct crn_tier *t, struct crn_tier_move *m);
+
+/* tier_host.c: the host tier. All take a payload of a namespace that may have none. */
+bool crn_tier_has_host(const struct crn_space *space);
+int crn_tier_host_open(struct crn_tier *t);
+void crn_tier_host_close(struct crn_tier *t);
+void *crn_tier_host_at(const struct crn_payload *p);
+int crn_tier_start_down(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order); /* RESIDENT -> SPILLED there */
+int crn_tier_start_up(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order);   /* memory is taken */
+/* Its copy in the host tier goes on to NVMe. */
+int crn_tier_start_sink(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order);
+void crn_tier_sink_ended(struct crn_tier *t, struct crn_tier_move *m);
+/* Drops the copy there when another one remains and nobody reads it; false: it stays. */
+bool crn_tier_host_release(const struct crn_entry *e, struct crn_payload *p);
 
 /* tier_offer.c */
 void crn_tier_offer_step(struct crn_tier *t); /* a tick */
@@ -135,8 +182,8 @@ struct crn_device_stage;
 struct crn_tier_stage {
     struct crn_device *device;
     struct crn_device_stage *host;
-    struct crn_mem *arena;
-    uint64_t off, bytes;
+    void *there; /* in the device's memory */
+    uint64_t bytes;
 };
 bool crn_tier_staged(const struct crn_payload *p); /* it has memory, and that is a device's */
 int crn_tier_stage_new(struct crn_tier_move *m);   /* for a move that is otherwise ready; fails -ENOMEM */
@@ -160,6 +207,11 @@ void crn_tier_cool(struct crn_entry *e); /* drops the body of an entry that is w
 void crn_tier_cool_some(struct crn_space *space); /* of the coldest ones */
 
 /* tier_policy.c */
-uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes); /* bytes that are, or soon will be, free */
+/* Bytes that are, or soon will be, free. hurry: what has a copy anywhere below goes at once, instead of to the host tier first. */
+uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes, bool hurry);
+/* The same for the host tier: copies go on to NVMe. */
+uint64_t crn_tier_sink(struct crn_space *space, uint64_t bytes);
+/* Room in the host tier for what is asked for e's sake: made at once, coming, or none. */
+enum crn_tier_room crn_tier_host_room(struct crn_entry *e, uint64_t bytes);
 
 #endif

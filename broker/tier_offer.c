@@ -69,7 +69,7 @@ void crn_tier_offer_step(struct crn_tier *t)
     struct crn_spill_stats stats;
     if (t->offer != NULL && atomic_load_explicit(&t->offer->done, memory_order_acquire))
         end(t);
-    if (t->offer != NULL || t->no_offers)
+    if (t->offer != NULL || t->no_offers || t->store == NULL)
         return;
     crn_spill_stats(crn_store_spill(t->store), &stats);
     if (stats.read_bytes + stats.write_bytes == 0)

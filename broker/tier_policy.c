@@ -15,12 +15,18 @@
  * then KV from the deepest layer up, states last (design.md 5.3).
  *
  * Clean copies go without I/O and go first. When the store is full, the coldest entries that are wholly on it are dropped; their
- * room is free a commit later, so this round may still find nothing. */
+ * room is free a commit later, so this round may still find nothing.
+ *
+ * Below a device lies the host tier: payloads go there first, by the same order, even those that NVMe has, too, because they are
+ * back sooner; only when somebody waits for memory, what NVMe has goes at once. The host tier has the same watermarks, and its
+ * coldest payloads go on to NVMe by the same rules. When it is full, what should have gone there waits for that, or goes to NVMe
+ * directly where nothing there can go. Without NVMe its coldest entry is dropped instead. */
 #include "broker/tier_impl.h"
 
 #include "ipc/chan.h"
 #include "ipc/log.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -40,7 +46,9 @@ struct weights {
 static struct weights weights_now(const struct crn_tier *t)
 {
     struct crn_spill_stats stats;
-    crn_spill_stats(crn_store_spill(t->store), &stats);
+    stats.read_per_second = 0;
+    if (t->store != NULL)
+        crn_spill_stats(crn_store_spill(t->store), &stats);
     return (struct weights){crn_now_ns(), stats.read_per_second > 0 ? (double)stats.read_per_second : DEFAULT_RATE};
 }
 
@@ -62,24 +70,34 @@ static double coldness(const struct weights *w, const struct crn_entry *e, uint6
 
 /* ---- inside an entry ---- */
 
+enum level { FROM_MEMORY = 0, FROM_HOST = 1 }; /* which readers map; the tier below a device's */
+
 struct candidates {
+    enum level level;
     uint32_t n;
     uint64_t bytes;   /* of what may go */
     uint64_t leaving; /* on its way down */
     struct crn_payload *p[CRN_CATALOG_MAX_PAYLOADS];
 };
 
-static bool may_go(const struct crn_payload *p)
+static uint64_t held(const struct crn_payload *p, enum level level)
 {
-    return p->state == CRN_RESIDENT && p->move == NULL && crn_tier_idle(p);
+    return (uint64_t)(level == FROM_HOST ? p->host_extent.n : p->extent.n) * CRN_GRANULE_BYTES;
+}
+
+static bool may_go(const struct crn_payload *p, enum level level)
+{
+    bool here = level == FROM_HOST ? p->host != NULL && p->sink == NULL : p->state == CRN_RESIDENT;
+    return here && p->move == NULL && crn_tier_idle(p);
 }
 
 static void add_candidate(void *ctx, struct crn_payload *p)
 {
     struct candidates *c = ctx;
-    uint64_t bytes = (uint64_t)p->extent.n * CRN_GRANULE_BYTES;
-    c->leaving += p->state == CRN_SPILLING ? bytes : 0;
-    if (!may_go(p))
+    uint64_t bytes = held(p, c->level);
+    bool leaving = c->level == FROM_HOST ? p->sink != NULL : p->state == CRN_SPILLING;
+    c->leaving += leaving ? bytes : 0;
+    if (!may_go(p, c->level))
         return;
     c->p[c->n++] = p;
     c->bytes += bytes;
@@ -96,14 +114,15 @@ static int goes_before(const void *a, const void *b)
     return x->layer > y->layer ? -1 : x->layer < y->layer;
 }
 
-static bool collect(const struct crn_entry *e, struct candidates *out)
+static bool collect(const struct crn_entry *e, enum level level, struct candidates *out)
 {
+    out->level = level;
     out->n = 0;
     out->bytes = out->leaving = 0;
     if (e->pinned || e->broken || !crn_tier_quiet(e))
         return false;
     crn_body_each(e->body, add_candidate, out);
-    if (e->item != NULL) /* once durable it goes cold, and its tokens with it */
+    if (e->item != NULL && level == FROM_MEMORY) /* once durable it goes cold, and its tokens with it */
         out->leaving += (uint64_t)e->body->tokens->extent.n * CRN_GRANULE_BYTES;
     return out->n > 0;
 }
@@ -120,12 +139,13 @@ struct choice {
 static struct choice coldest_of(struct crn_space *space, enum crn_lru_list list, uint64_t enough, const struct weights *w,
                                 struct candidates *scratch)
 {
+    enum level level = scratch->level;
     struct crn_lru_walk walk = crn_lru_from_coldest(space, list);
     struct choice c = {.coldness = -1.0};
     struct crn_entry *e;
     uint32_t n = 0;
     while ((n < CRN_LRU_CANDIDATES || c.bytes + c.leaving <= enough) && (e = crn_lru_next(&walk)) != NULL) {
-        bool may = collect(e, scratch);
+        bool may = collect(e, level, scratch);
         c.bytes += scratch->bytes;
         c.leaving += scratch->leaving;
         double cold = may ? coldness(w, e, scratch->bytes) : -1.0;
@@ -138,10 +158,11 @@ static struct choice coldest_of(struct crn_space *space, enum crn_lru_list list,
     return c;
 }
 
-/* NULL: nothing may go, or what should go is on its way. */
+/* Of the level in scratch. NULL: nothing may go, or what should go is on its way. */
 static struct crn_entry *coldest(struct crn_space *space, const struct weights *w, struct candidates *scratch)
 {
-    uint64_t share = space->options.limit_bytes / PROBATION_SHARE;
+    bool host = scratch->level == FROM_HOST;
+    uint64_t share = (host ? space->options.host_limit_bytes : space->options.limit_bytes) / PROBATION_SHARE;
     struct choice probation = coldest_of(space, CRN_LRU_NEW, share, w, scratch);
     if (probation.bytes + probation.leaving > share)
         return probation.victim;
@@ -199,15 +220,24 @@ static void store_full(struct crn_space *space)
     drop_from_store(space);
 }
 
-/* Sends one entry's payloads down until `bytes` are, or soon will be, free; returns how many. full: the store had no room. */
-static uint64_t send_down(struct crn_entry *e, struct candidates *c, uint64_t bytes, bool *out_full)
+/* ---- the host tier ---- */
+
+static bool paused(const struct crn_tier *t)
+{
+    return t->store == NULL || crn_now_ns() < t->paused_until_ns;
+}
+
+/* One entry's copies there, until `bytes` are, or soon will be, free; returns how many. */
+static uint64_t send_on(struct crn_entry *e, struct candidates *c, uint64_t bytes, bool *out_full)
 {
     struct crn_tier *t = e->space->tier;
     uint64_t freed = 0;
     qsort(c->p, c->n, sizeof c->p[0], goes_before);
-    for (uint32_t i = 0; i < c->n && freed < bytes && t->down_bytes < DOWN_LIMIT_BYTES; i++) {
-        uint64_t gain = (uint64_t)c->p[i]->extent.n * CRN_GRANULE_BYTES;
-        int status = crn_tier_release(c->p[i]) ? 0 : crn_tier_start_spill(e, c->p[i], CRN_DOWN_RELEASE, NULL);
+    for (uint32_t i = 0; i < c->n && freed < bytes && t->sink_bytes < DOWN_LIMIT_BYTES; i++) {
+        uint64_t gain = held(c->p[i], FROM_HOST);
+        int status = crn_tier_host_release(e, c->p[i]) ? 0 : CAIRN_E_STATE;
+        if (status != 0 && !paused(t))
+            status = crn_tier_start_sink(e, c->p[i], CRN_DOWN_RELEASE, NULL);
         *out_full = status == CAIRN_E_FULL;
         if (status != 0)
             break;
@@ -216,25 +246,144 @@ static uint64_t send_down(struct crn_entry *e, struct candidates *c, uint64_t by
     return freed;
 }
 
-uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes)
+static uint64_t sink_some(struct crn_space *space, uint64_t bytes, bool *out_full)
+{
+    struct crn_tier *t = space->tier;
+    static struct candidates c; /* loop thread */
+    struct weights w = weights_now(t);
+    uint64_t freed = 0;
+    *out_full = false;
+    c.level = FROM_HOST;
+    while (freed < bytes && !*out_full && t->sink_bytes < DOWN_LIMIT_BYTES) {
+        struct crn_entry *e = coldest(space, &w, &c);
+        if (e == NULL || !collect(e, FROM_HOST, &c))
+            break;
+        uint64_t got = send_on(e, &c, bytes - freed, out_full);
+        if (got == 0)
+            break;
+        freed += got;
+    }
+    return freed;
+}
+
+uint64_t crn_tier_sink(struct crn_space *space, uint64_t bytes)
+{
+    bool full;
+    uint64_t freed = sink_some(space, bytes, &full);
+    if (full && !space->tier->keep)
+        store_full(space);
+    return freed;
+}
+
+static void add_held(void *ctx, struct crn_payload *p)
+{
+    *(uint64_t *)ctx += held(p, FROM_HOST);
+}
+
+/* Without NVMe: the coldest entry that has something there and may go, but not this one. */
+static void drop_coldest(struct crn_space *space, const struct crn_entry *except)
+{
+    struct weights w = weights_now(space->tier);
+    struct crn_entry *e, *victim = NULL;
+    double most = -1.0;
+    for (enum crn_lru_list list = CRN_LRU_NEW; list <= CRN_LRU_USED; list++) {
+        struct crn_lru_walk walk = crn_lru_from_coldest(space, list);
+        for (uint32_t n = 0; n < CRN_LRU_CANDIDATES && (e = crn_lru_next(&walk)) != NULL;) {
+            uint64_t bytes = 0;
+            if (e == except || !crn_evict_allowed(e))
+                continue;
+            crn_body_each(e->body, add_held, &bytes);
+            double cold = bytes > 0 ? coldness(&w, e, bytes) : -1.0;
+            victim = cold > most ? e : victim;
+            most = cold > most ? cold : most;
+            n += bytes > 0;
+        }
+    }
+    if (victim == NULL)
+        return;
+    CRN_COUNT(&space->stats, evicted_total);
+    CRN_ADD(&space->stats, evicted_bytes_total, crn_tier_brief(victim).bytes);
+    crn_space_remove(space, victim);
+}
+
+enum crn_tier_room crn_tier_host_room(struct crn_entry *e, uint64_t bytes)
+{
+    struct crn_space *space = e->space;
+    struct crn_tier *t = space->tier;
+    uint64_t before = space->host_used_bytes;
+    bool full = false;
+    if (t->store == NULL && !t->keep)
+        drop_coldest(space, e);
+    else if (t->sink_bytes < bytes)
+        sink_some(space, bytes - t->sink_bytes, &full);
+    e->n_drafts++; /* no room is made by dropping the entry itself */
+    if (full && !t->keep)
+        store_full(space);
+    e->n_drafts--;
+    if (space->host_used_bytes < before)
+        return CRN_ROOM_MADE;
+    return t->sink_bytes > 0 || full ? CRN_ROOM_COMING : CRN_ROOM_NONE;
+}
+
+/* ---- down ---- */
+
+/* Out of the memory that readers map, to the host tier if it can be; -EAGAIN: there will be room for it. */
+static int go_down(struct crn_entry *e, struct crn_payload *p, bool hurry)
+{
+    struct crn_tier *t = e->space->tier;
+    bool host = crn_tier_has_host(e->space) && crn_now_ns() >= t->host_paused_until_ns && !(hurry && p->place.bytes > 0);
+    if ((!host || p->host != NULL) && crn_tier_release(p))
+        return 0;
+    int status = host ? crn_tier_start_down(e, p, NULL) : CAIRN_E_UNSUPPORTED;
+    enum crn_tier_room room = CRN_ROOM_MADE;
+    while (status == CAIRN_E_FULL && (room = crn_tier_host_room(e, p->bytes)) == CRN_ROOM_MADE)
+        status = crn_tier_start_down(e, p, NULL);
+    if (status == 0)
+        return 0;
+    if (status == CAIRN_E_FULL && room == CRN_ROOM_COMING)
+        return -EAGAIN;
+    if (crn_tier_release(p))
+        return 0;
+    return paused(t) ? status : crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL);
+}
+
+/* Sends one entry's payloads down until `bytes` are, or soon will be, free; returns how many. full: the store had no room. */
+static uint64_t send_down(struct crn_entry *e, struct candidates *c, uint64_t bytes, bool hurry, bool *out_full)
+{
+    struct crn_tier *t = e->space->tier;
+    uint64_t freed = 0;
+    qsort(c->p, c->n, sizeof c->p[0], goes_before);
+    for (uint32_t i = 0; i < c->n && freed < bytes && t->down_bytes < DOWN_LIMIT_BYTES; i++) {
+        uint64_t gain = held(c->p[i], FROM_MEMORY);
+        int status = go_down(e, c->p[i], hurry);
+        *out_full = status == CAIRN_E_FULL;
+        if (status != 0)
+            break;
+        freed += gain;
+    }
+    return freed;
+}
+
+uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes, bool hurry)
 {
     struct crn_tier *t = space->tier;
     static struct candidates c; /* loop thread */
     uint64_t freed = 0;
     bool full = false;
-    if (crn_now_ns() < t->paused_until_ns)
+    if (paused(t) && !crn_tier_has_host(space))
         return 0;
     struct weights w = weights_now(t);
+    c.level = FROM_MEMORY;
     while (freed < bytes && !full && t->down_bytes < DOWN_LIMIT_BYTES) {
         struct crn_entry *e = coldest(space, &w, &c);
-        if (e == NULL || !collect(e, &c))
+        if (e == NULL || !collect(e, FROM_MEMORY, &c))
             break;
-        uint64_t got = send_down(e, &c, bytes - freed, &full);
+        uint64_t got = send_down(e, &c, bytes - freed, hurry, &full);
         if (got == 0)
             break;
         freed += got;
     }
-    if (full && !t->keep)
+    if (full && t->store != NULL && !t->keep)
         store_full(space);
     return freed;
 }

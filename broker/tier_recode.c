@@ -1,6 +1,7 @@
 /* Int8 on the way down: keys and values of one layer, coded anew while they are written.
  *
- * The copy is made by a thread of the spill engine, into memory of its own, from the payload that is still in its arena; the
+ * The copy is made by a thread of the spill engine, into memory of its own, from the payload that is still in its arena, in the
+ * host tier, or in the buffer that a payload of a device goes through; the
  * payload becomes the coded one only when the write has ended and nobody reads the plain one (tier.c), else the copy is
  * forgotten. It never goes the other way: what comes back is int8. States are left as they are: a run starts from them. */
 #include "broker/tier_impl.h"
@@ -16,7 +17,7 @@
 
 bool crn_tier_recodable(const struct crn_payload *p)
 {
-    return p->kind == CRN_PAYLOAD_KV && !crn_tier_staged(p) && p->dtype != CAIRN_I8 && p->bytes > 0;
+    return p->kind == CRN_PAYLOAD_KV && p->dtype != CAIRN_I8 && p->bytes > 0;
 }
 
 static struct crn_kv_spec spec_of(const struct crn_tier_recode *r, uint32_t dtype, uint32_t wide)
@@ -31,7 +32,7 @@ int crn_tier_recode_new(const struct crn_entry *e, const struct crn_payload *p, 
     struct crn_tier_recode *r = calloc(1, sizeof *r);
     if (r == NULL)
         return -ENOMEM;
-    *r = (struct crn_tier_recode){.source = crn_payload_at(p), .from = p->dtype, .shared_pos = p->shared_pos, .wide = SINK_ROWS,
+    *r = (struct crn_tier_recode){.from = p->dtype, .shared_pos = p->shared_pos, .wide = SINK_ROWS,
                                   .n_kv_heads = e->producer->shape.n_kv_heads, .head_dim = e->producer->shape.head_dim};
     for (uint32_t h = 0; h < r->n_kv_heads; h++)
         r->counts[h] = crn_payload_rows(p, h);

@@ -63,7 +63,13 @@
     X(choice_queue_total, T, "readers that took the cheapest plan because requests waited")        \
     X(choice_deadline_total, T, "readers that took the best plan in time")                         \
     X(choice_late_total, T, "readers that took the quickest plan, too late")                       \
-    X(choice_break_even_total, T, "readers that prefilled because it was quicker")
+    X(choice_break_even_total, T, "readers that prefilled because it was quicker")                 \
+    X(host_tier_limit_bytes, G, "--host-tier")                                                     \
+    X(host_tier_used_bytes, G, "extents in use in host memory below a device")                     \
+    X(host_spilled_total, T, "payloads moved from the device to host memory")                      \
+    X(host_spilled_bytes_total, T, "bytes moved from the device to host memory")                   \
+    X(host_restored_total, T, "payloads moved back from host memory to the device")                \
+    X(host_restored_bytes_total, T, "bytes moved back from host memory to the device")
 
 enum crn_counter {
 #define CRN_COUNTER_ENUM(name, kind, help) CRN_COUNTER_##name,

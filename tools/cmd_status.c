@@ -45,6 +45,9 @@ static void print_memory(const struct counters *c)
     printf("memory    %s used of %s, largest free run %s\n",
            crn_cmd_bytes(value_of(c, "used_bytes"), a), crn_cmd_bytes(value_of(c, "memory_limit_bytes"), b),
            crn_cmd_bytes(value_of(c, "largest_free_bytes"), d));
+    if (value_of(c, "host_tier_limit_bytes") > 0)
+        printf("host tier %s used of %s\n", crn_cmd_bytes(value_of(c, "host_tier_used_bytes"), a),
+               crn_cmd_bytes(value_of(c, "host_tier_limit_bytes"), b));
     if (value_of(c, "nvme_limit_bytes") > 0)
         printf("nvme      %s used of %s\n", crn_cmd_bytes(value_of(c, "nvme_used_bytes"), a),
                crn_cmd_bytes(value_of(c, "nvme_limit_bytes"), b));
@@ -59,6 +62,9 @@ static void print_tiers(const struct counters *c)
            " host, %" PRIu64 " nvme\n",
            N("spilled_total"), N("restored_total"), N("restore_failed_total"), N("hits_device_total"), N("hits_host_total"),
            N("hits_nvme_total"));
+    if (N("host_tier_limit_bytes") > 0)
+        printf("device    %" PRIu64 " payloads down to the host tier, %" PRIu64 " back up\n", N("host_spilled_total"),
+               N("host_restored_total"));
     if (N("nvme_limit_bytes") > 0)
         printf("rates     down %s/s, %" PRIu64 " waiting; up %s/s, %" PRIu64 " waiting\n", crn_cmd_bytes(N("spill_bytes_per_second"), a),
                N("spill_queue"), crn_cmd_bytes(N("restore_bytes_per_second"), b), N("restore_queue"));

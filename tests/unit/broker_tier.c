@@ -150,10 +150,13 @@ static const struct crn_model *base;
 static struct crn_tier_config config;
 static const struct crn_spill_faults faults = {gate_result, NULL};
 
+static uint64_t host_granules; /* of a host tier; what it lies below is host memory, too, and stands for a device's */
+
 static void open_tier(void)
 {
     struct crn_space_options o = {
-        .name = "test", .limit_bytes = 32 * GRANULE, .arena_bytes = 32 * GRANULE, .first_generation = 1, .mem = &crn_mem_host};
+        .name = "test", .limit_bytes = 32 * GRANULE, .arena_bytes = 32 * GRANULE, .first_generation = 1, .mem = &crn_mem_host,
+        .host_limit_bytes = host_granules * GRANULE};
     struct crn_model like = {.shape = {LAYERS, 1, DIM, HIDDEN}};
     memset(&like.digest, 1, sizeof like.digest);
     memset(&like.family, 9, sizeof like.family);
@@ -185,6 +188,18 @@ static void open_world(uint64_t nvme_bytes)
     open_tier();
 }
 
+/* nvme_bytes 0: none. */
+static void open_world_with_host(uint64_t nvme_bytes, uint64_t granules)
+{
+    host_granules = granules;
+    open_world(nvme_bytes > 0 ? nvme_bytes : 8 << 20);
+    if (nvme_bytes > 0)
+        return;
+    close_tier();
+    config.store.n_files = 0;
+    open_tier();
+}
+
 static void close_world(void)
 {
     close_tier();
@@ -193,8 +208,10 @@ static void close_world(void)
 
 static void turn(int timeout_ms)
 {
-    struct pollfd p[] = {{.fd = crn_tier_store_fd(tier), .events = POLLIN}, {.fd = crn_tier_catalog_fd(tier), .events = POLLIN}};
-    poll(p, 2, timeout_ms);
+    struct pollfd p[CRN_TIER_FDS];
+    for (uint32_t i = 0; i < CRN_TIER_FDS; i++)
+        p[i] = (struct pollfd){.fd = crn_tier_fd(tier, i), .events = POLLIN};
+    poll(p, CRN_TIER_FDS, timeout_ms);
     crn_tier_collect(tier);
 }
 
@@ -212,6 +229,13 @@ static void settle(void)
 {
     for (int i = 0; i < 5; i++)
         turn(10);
+}
+
+/* Where a payload is being written, or was. */
+static uint64_t off_of(const struct crn_payload *p)
+{
+    const struct crn_tier_move *m = p->sink != NULL ? p->sink : p->move;
+    return m != NULL ? m->place.off : p->place.off;
 }
 
 static struct crn_payload *payload(uint8_t kind, uint16_t layer, uint64_t bytes, uint32_t count)
@@ -356,7 +380,7 @@ static void ended(void *ctx, int status)
 
 static void order_down_as(struct crn_entry *e, bool int8, struct outcome *o)
 {
-    struct crn_tier_layers all = {0, LAYERS - 1, int8};
+    struct crn_tier_layers all = {0, LAYERS - 1, int8, false};
     *o = (struct outcome){false, 0};
     ck_assert_int_eq(crn_tier_spill(e, &all, ended, o), 0);
 }
@@ -450,13 +474,13 @@ START_TEST(an_entry_waits_for_its_last_payload)
     order_down(slow, &o);
     gate_await(LAYERS);
     for (uint32_t l = 0; l + 1 < LAYERS; l++)
-        gate_let(slow->body->kv[l]->place.off);
-    uint64_t last = slow->body->kv[LAYERS - 1]->place.off;
+        gate_let(off_of(slow->body->kv[l]));
+    uint64_t last = off_of(slow->body->kv[LAYERS - 1]);
     struct outcome other;
     order_down(quick, &other);
     for (uint32_t l = 0; l < LAYERS; l++) {
         gate_await((int)(LAYERS - l) + 1); /* its own that are left, and the slow one's last */
-        gate_let(quick->body->kv[l]->place.off);
+        gate_let(off_of(quick->body->kv[l]));
     }
     AWAIT(other.ended);
     ck_assert(quick->durable && recorded(quick));
@@ -477,7 +501,7 @@ START_TEST(writes_that_end_in_reverse_order_each_free_their_own)
     order_down(e, &o);
     gate_await(LAYERS);
     for (uint32_t l = LAYERS; l-- > 0;) {
-        gate_let(e->body->kv[l]->place.off);
+        gate_let(off_of(e->body->kv[l]));
         AWAIT(e->body->kv[l]->state == CRN_SPILLED);
         ck_assert_ptr_null(e->body->kv[l]->arena);
         for (uint32_t other = 0; other < l; other++) {
@@ -583,7 +607,7 @@ START_TEST(a_lease_taken_while_a_payload_goes_down_keeps_it_in_memory)
     ck_assert_int_eq(gate_seen(CRN_SPILL_READ), 0);
     crn_lease_end(&session, lease);
     int writes = gate_seen(CRN_SPILL_WRITE);
-    ck_assert_uint_gt(crn_tier_demote(&space, 4 * GRANULE), 0); /* clean: no second write */
+    ck_assert_uint_gt(crn_tier_demote(&space, 4 * GRANULE, false), 0); /* clean: no second write */
     settle();
     ck_assert_int_eq(gate_seen(CRN_SPILL_WRITE), writes);
     ck_assert_int_eq(e->body == NULL || e->body->kv[LAYERS - 1]->state == CRN_SPILLED, 1);
@@ -732,7 +756,7 @@ START_TEST(spilling_a_child_whose_parent_cannot_be_written_says_so)
     gate_hold(CRN_SPILL_WRITE);
     order_down(leaf, &o);
     gate_await(2 * LAYERS);
-    gate_spoil(CRN_SPILL_WRITE, root->body->kv[1]->place.off, -EIO);
+    gate_spoil(CRN_SPILL_WRITE, off_of(root->body->kv[1]), -EIO);
     gate_open();
     AWAIT(o.ended);
     ck_assert_int_eq(o.status, -EIO);
@@ -862,7 +886,7 @@ START_TEST(a_failed_write_leaves_the_payload_where_it_was)
     gate_hold(CRN_SPILL_WRITE);
     order_down(e, &o);
     gate_await(LAYERS);
-    gate_spoil(CRN_SPILL_WRITE, e->body->kv[2]->place.off, errors[_i]);
+    gate_spoil(CRN_SPILL_WRITE, off_of(e->body->kv[2]), errors[_i]);
     gate_open();
     AWAIT(o.ended);
     settle();
@@ -872,7 +896,7 @@ START_TEST(a_failed_write_leaves_the_payload_where_it_was)
     ck_assert_int_eq(e->body->kv[1]->state, CRN_SPILLED);
     ck_assert(!e->durable && !recorded(e));
     ck_assert_uint_eq(counted(CRN_COUNTER_io_error_total), 1);
-    ck_assert_uint_eq(crn_tier_demote(&space, GRANULE), 0); /* not again at once */
+    ck_assert_uint_eq(crn_tier_demote(&space, GRANULE, false), 0); /* not again at once */
     gate_spoil(0, 0, 0);
     tier->paused_until_ns = 0;
     spill(e);
@@ -1002,13 +1026,13 @@ START_TEST(the_deepest_layers_go_first_and_states_last)
     open_world(8 << 20);
     struct crn_entry *e = publish(1, true);
     for (uint32_t l = LAYERS; l-- > 0;) {
-        ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+        ck_assert_uint_gt(crn_tier_demote(&space, 1, false), 0);
         AWAIT(e->body->kv[l]->state == CRN_SPILLED);
         ck_assert(l == 0 || e->body->kv[l - 1]->state == CRN_RESIDENT);
         ck_assert_int_eq(e->body->states[0]->state, CRN_RESIDENT);
     }
     struct crn_payload *state = e->body->states[0];
-    ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+    ck_assert_uint_gt(crn_tier_demote(&space, 1, false), 0);
     AWAIT(e->body == NULL || state->state == CRN_SPILLED);
     close_world();
 }
@@ -1022,9 +1046,9 @@ START_TEST(layers_that_no_reader_asks_for_go_first)
     struct crn_lease *lease = attach(e);
     crn_lease_end(&session, lease);
     e->body->kv[1]->used_ns = e->body->kv[2]->used_ns = 1;
-    ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+    ck_assert_uint_gt(crn_tier_demote(&space, 1, false), 0);
     AWAIT(e->body->kv[2]->state == CRN_SPILLED);
-    ck_assert_uint_gt(crn_tier_demote(&space, 1), 0);
+    ck_assert_uint_gt(crn_tier_demote(&space, 1, false), 0);
     AWAIT(e->body->kv[1]->state == CRN_SPILLED);
     ck_assert_int_eq(e->body->kv[3]->state, CRN_RESIDENT);
     close_world();
@@ -1072,7 +1096,7 @@ START_TEST(leased_and_pinned_payloads_stay)
     struct crn_lease *lease = attach(leased);
     pinned->pinned = true;
     leased->used_ns = pinned->used_ns = 1;
-    crn_tier_demote(&space, 32 * GRANULE);
+    crn_tier_demote(&space, 32 * GRANULE, false);
     AWAIT(idle->body == NULL || idle->body->kv[0]->state == CRN_SPILLED);
     settle();
     for (uint32_t l = 0; l < LAYERS; l++) {
@@ -1122,6 +1146,324 @@ START_TEST(one_pass_over_many_leaves_what_is_read_again)
 }
 END_TEST
 
+/* ---- the host tier ---- */
+
+static int ask_to_host(struct crn_entry *e, struct outcome *o)
+{
+    struct crn_tier_layers all = {0, LAYERS - 1, false, true};
+    *o = (struct outcome){false, 0};
+    return crn_tier_spill(e, &all, ended, o);
+}
+
+/* Wholly in the host tier; asks again while room is coming, as a session does. */
+static void to_host(struct crn_entry *e)
+{
+    struct outcome o;
+    int status;
+    AWAIT((status = ask_to_host(e, &o)) != -EAGAIN);
+    ck_assert_int_eq(status, 0);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+}
+
+static bool in_host(const struct crn_payload *p)
+{
+    return p->state == CRN_SPILLED && p->tier == CAIRN_TIER_HOST && p->arena == NULL && p->host != NULL &&
+           crn_hash64(crn_tier_host_at(p), p->bytes) == p->checksum;
+}
+
+static bool on_nvme(const struct crn_entry *e)
+{
+    return e->body == NULL || crn_tier_brief(e).tier == CAIRN_TIER_NVME;
+}
+
+static void read_back(struct crn_entry *e)
+{
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        AWAIT(progress(lease, l) != CRN_PROGRESS_PENDING);
+        ck_assert_uint_eq(progress(lease, l), CRN_PROGRESS_READY);
+        ck_assert(intact(e->body->kv[l]));
+    }
+    crn_lease_end(&session, lease);
+}
+
+/* 0: with NVMe below, 1: without. */
+START_TEST(the_host_tier_takes_payloads_and_gives_them_back_without_storage)
+{
+    open_world_with_host(_i == 0 ? 8 << 20 : 0, 16);
+    struct crn_entry *e = publish(1, true);
+    uint64_t used = space.used_bytes;
+    to_host(e);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert(in_host(e->body->kv[l]));
+    ck_assert(in_host(e->body->states[0]));
+    ck_assert_int_eq(crn_tier_brief(e).tier, CAIRN_TIER_HOST);
+    ck_assert_uint_eq(space.used_bytes, GRANULE); /* tokens */
+    ck_assert_uint_eq(space.host_used_bytes, (LAYERS + 1) * GRANULE);
+    ck_assert(!e->durable);
+    read_back(e);
+    ck_assert_uint_eq(space.used_bytes, used);
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    ck_assert_uint_eq(counted(CRN_COUNTER_host_restored_total), LAYERS + 1);
+    ck_assert_int_eq(gate_seen(CRN_SPILL_WRITE) + gate_seen(CRN_SPILL_READ), 0);
+    close_world();
+}
+END_TEST
+
+START_TEST(what_a_reader_wants_on_its_way_to_the_host_tier_stays)
+{
+    open_world_with_host(0, 16);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    ck_assert_int_eq(ask_to_host(e, &o), 0);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert_uint_eq(progress(lease, l), CRN_PROGRESS_READY);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, CAIRN_E_BUSY);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert(e->body->kv[l]->state == CRN_RESIDENT && intact(e->body->kv[l]));
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    crn_lease_end(&session, lease);
+    close_world();
+}
+END_TEST
+
+START_TEST(a_full_host_tier_sends_its_coldest_on_to_nvme)
+{
+    open_world_with_host(8 << 20, LAYERS);
+    struct crn_entry *cold = publish(1, false), *warm = publish(2, false);
+    struct outcome o;
+    to_host(cold);
+    ck_assert_int_eq(ask_to_host(warm, &o), -EAGAIN);
+    to_host(warm);
+    AWAIT(on_nvme(cold) && cold->durable);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert(in_host(warm->body->kv[l]));
+    ck_assert(!warm->durable);
+    read_back(cold);
+    read_back(warm);
+    close_world();
+}
+END_TEST
+
+START_TEST(without_nvme_a_full_host_tier_drops_its_coldest_entry)
+{
+    open_world_with_host(0, LAYERS);
+    struct crn_entry *cold = publish(1, false), *warm = publish(2, false), *found;
+    uint64_t id = cold->id;
+    to_host(cold);
+    to_host(warm);
+    ck_assert_int_eq(crn_entries_find(&space.entries, id, &found), CAIRN_E_STALE);
+    ck_assert_uint_eq(counted(CRN_COUNTER_evicted_total), 1);
+    read_back(warm);
+    close_world();
+}
+END_TEST
+
+/* A read entry is not dropped for another one's sake, and an order that finds no room says so. */
+START_TEST(a_host_tier_full_of_what_must_stay_refuses)
+{
+    open_world_with_host(0, LAYERS);
+    struct crn_entry *pinned = publish(1, false), *other = publish(2, false);
+    struct outcome o;
+    to_host(pinned);
+    pinned->pinned = true;
+    ck_assert_int_eq(ask_to_host(other, &o), 0);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, CAIRN_E_FULL);
+    ck_assert(other->body->kv[0]->state == CRN_RESIDENT);
+    close_world();
+}
+END_TEST
+
+/* Above its watermark memory goes to the host tier first, and from there to NVMe when that is above its own. */
+START_TEST(watermarks_lead_down_tier_by_tier)
+{
+    uint32_t in_memory = 0, there = 0, below = 0;
+    open_world_with_host(16 << 20, 16);
+    tier->config.high_percent = 50;
+    tier->config.low_percent = 25;
+    struct crn_entry *e[6];
+    for (uint32_t i = 0; i < 6; i++) {
+        e[i] = publish(i, false);
+        crn_tier_tick(tier);
+        AWAIT(tier->down_bytes == 0 && tier->sink_bytes == 0);
+        ck_assert(i > 2 || gate_seen(CRN_SPILL_WRITE) == 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        crn_tier_tick(tier);
+        AWAIT(tier->down_bytes == 0 && tier->sink_bytes == 0);
+    }
+    for (uint32_t i = 0; i < 6 * LAYERS; i++) {
+        const struct crn_body *body = e[i / LAYERS]->body;
+        const struct crn_payload *p = body != NULL ? body->kv[i % LAYERS] : NULL;
+        in_memory += p != NULL && p->state == CRN_RESIDENT;
+        there += p != NULL && p->state == CRN_SPILLED && p->host != NULL;
+        below += p == NULL || p->tier == CAIRN_TIER_NVME;
+    }
+    ck_assert_msg(in_memory > 0 && there > 0 && below > 0, "%u %u %u", in_memory, there, below);
+    ck_assert_uint_le(space.used_bytes, 16 * GRANULE);
+    ck_assert_uint_le(space.host_used_bytes, 8 * GRANULE);
+    for (uint32_t i = 0; i < 6; i++)
+        read_back(e[i]);
+    close_world();
+}
+END_TEST
+
+/* The copy is being written to NVMe: that holds up no reader, and what was written counts. */
+START_TEST(a_reader_does_not_wait_for_what_is_written_from_the_host_tier)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    to_host(e);
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+        ck_assert(intact(e->body->kv[l]) && !crn_tier_all_placed(e));
+    }
+    ck_assert_uint_eq(space.host_used_bytes, LAYERS * GRANULE); /* the kernel reads them */
+    gate_open();
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    ck_assert(e->durable);
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert(crn_tier_clean(e->body->kv[l]) && intact(e->body->kv[l]));
+    crn_lease_end(&session, lease);
+    int written = gate_seen(CRN_SPILL_WRITE);
+    spill(e);
+    ck_assert_int_eq(gate_seen(CRN_SPILL_WRITE), written); /* clean: no second write */
+    read_back(e);
+    close_world();
+}
+END_TEST
+
+START_TEST(an_entry_dropped_while_its_copy_is_written_leaves_nothing)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    to_host(e);
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, &o);
+    gate_await(LAYERS);
+    crn_space_remove(&space, e);
+    ck_assert_uint_eq(space.host_used_bytes, LAYERS * GRANULE);
+    gate_open();
+    AWAIT(o.ended);
+    AWAIT(tier->n_moves == 0);
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    ck_assert_uint_eq(crn_store_used_bytes(tier->store), 0);
+    close_world();
+}
+END_TEST
+
+START_TEST(a_failed_write_from_the_host_tier_leaves_the_copy_there)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    to_host(e);
+    gate_spoil(CRN_SPILL_WRITE, ANY_OFF, -ENOSPC);
+    order_down(e, &o);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, -ENOSPC);
+    for (uint32_t l = 0; l < LAYERS; l++)
+        ck_assert(in_host(e->body->kv[l]));
+    gate_spoil(0, 0, 0);
+    tier->paused_until_ns = 0;
+    spill(e);
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    read_back(e);
+    close_world();
+}
+END_TEST
+
+/* What is in the host tier only dies with the broker; what an order took on to NVMe does not. */
+START_TEST(the_host_tier_does_not_survive_and_what_went_on_does)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *lost = publish(1, false), *kept = publish(2, false);
+    struct outcome o;
+    to_host(lost);
+    to_host(kept);
+    order_down(kept, &o);
+    AWAIT(o.ended);
+    ck_assert(kept->durable && !lost->durable);
+    close_tier();
+    open_tier();
+    ck_assert_uint_eq(space.entries.n, 1);
+    ck_assert_uint_eq(tier->recovered, 1);
+    uint32_t slot;
+    read_back(crn_entries_walk(&space.entries, 0, &slot));
+    close_world();
+}
+END_TEST
+
+/* An order for NVMe that finds payloads on their way to the host tier takes them on from there. */
+START_TEST(an_order_for_nvme_follows_what_is_going_to_the_host_tier)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, true);
+    struct outcome first, second;
+    ck_assert_int_eq(ask_to_host(e, &first), 0);
+    order_down(e, &second);
+    AWAIT(first.ended && second.ended);
+    ck_assert_int_eq(second.status, 0);
+    ck_assert(e->durable && on_nvme(e));
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    read_back(e);
+    close_world();
+}
+END_TEST
+
+START_TEST(int8_is_coded_from_the_host_tier)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, false);
+    struct outcome o;
+    to_host(e);
+    uint64_t plain = e->body->kv[0]->bytes;
+    order_down_as(e, true, &o);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    struct crn_lease *lease = attach(e);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
+        const struct crn_payload *p = e->body->kv[l];
+        ck_assert(intact(p));
+        ck_assert_int_eq(p->dtype, CAIRN_I8);
+        ck_assert_uint_lt(p->bytes, plain / 2);
+    }
+    crn_lease_end(&session, lease);
+    close_world();
+}
+END_TEST
+
+/* A thread that verifies the entry reads the copy: a restore does not take it away. */
+START_TEST(a_copy_that_is_being_verified_stays_until_the_end)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, false);
+    to_host(e);
+    struct crn_body *held = crn_body_hold(e->body);
+    read_back(e);
+    ck_assert_uint_eq(space.host_used_bytes, LAYERS * GRANULE);
+    crn_body_drop(held);
+    ck_assert_uint_eq(crn_tier_sink(&space, LAYERS * GRANULE), LAYERS * GRANULE); /* at once: memory has them */
+    ck_assert_uint_eq(space.host_used_bytes, 0);
+    ck_assert_int_eq(gate_seen(CRN_SPILL_WRITE), 0);
+    read_back(e);
+    close_world();
+}
+END_TEST
+
 int main(void)
 {
     const struct run_test tests[] = {
@@ -1153,6 +1495,19 @@ int main(void)
         RUN_TEST(leased_and_pinned_payloads_stay),
         RUN_TEST(making_room_never_waits),
         RUN_TEST(one_pass_over_many_leaves_what_is_read_again),
+        RUN_LOOP(the_host_tier_takes_payloads_and_gives_them_back_without_storage, 2),
+        RUN_TEST(what_a_reader_wants_on_its_way_to_the_host_tier_stays),
+        RUN_TEST(a_full_host_tier_sends_its_coldest_on_to_nvme),
+        RUN_TEST(without_nvme_a_full_host_tier_drops_its_coldest_entry),
+        RUN_TEST(a_host_tier_full_of_what_must_stay_refuses),
+        RUN_TEST(watermarks_lead_down_tier_by_tier),
+        RUN_TEST(a_reader_does_not_wait_for_what_is_written_from_the_host_tier),
+        RUN_TEST(an_entry_dropped_while_its_copy_is_written_leaves_nothing),
+        RUN_TEST(a_failed_write_from_the_host_tier_leaves_the_copy_there),
+        RUN_TEST(the_host_tier_does_not_survive_and_what_went_on_does),
+        RUN_TEST(an_order_for_nvme_follows_what_is_going_to_the_host_tier),
+        RUN_TEST(int8_is_coded_from_the_host_tier),
+        RUN_TEST(a_copy_that_is_being_verified_stays_until_the_end),
     };
     return run_suite("broker_tier", tests, sizeof tests / sizeof *tests);
 }
