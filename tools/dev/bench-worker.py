@@ -24,8 +24,8 @@ def rounds(full, quick=2):
 
 
 def turns(tokens):
-    """Rounds for contexts of that length: all of `make bench` is to fit into 25 minutes of an idle machine."""
-    return rounds(3 if tokens < 1500 else 2 if tokens < 3000 else 1)
+    """Rounds for contexts of that length: all of `make bench` is to fit into 40 minutes of an idle machine."""
+    return rounds(3 if tokens < 3000 else 2 if tokens < 6000 else 1)
 
 
 # --- prefill ---
