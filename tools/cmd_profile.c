@@ -502,6 +502,10 @@ static int write_plans(struct profile *p)
     int code = 0;
     if (r->own.quality <= 0 || (p->plans == NULL && !p->store))
         return 0;
+    if (p->plans != NULL && mkdir(p->plans, 0777) != 0 && errno != EEXIST) {
+        crn_cmd_say(p->cmd, "--plans %s: %s", p->plans, cairn_strerror(-errno));
+        return CRN_EXIT_NO;
+    }
     for (size_t i = 0; i < r->n_points && code == 0; i++) {
         const struct crn_point *q = &r->points[i];
         if (q->on_frontier && q->setting == 0 && crn_point_layers(q) > 0 && crn_point_layers(q) < r->n_layers &&

@@ -230,10 +230,10 @@ START_TEST(plans_are_files_that_can_be_read_back_with_both_digests)
     char path[600], why[400] = "";
     struct crn_plan_file *file;
     scene_open(4, true);
-    json_t *root = profiled(model, sibling, (const char *const[]){"--runs", "1-2", "--floor", "0", "--plans", paths_tmp_file("."),
+    json_t *root = profiled(model, sibling, (const char *const[]){"--runs", "1-2", "--floor", "0", "--plans", paths_tmp_file("plans"),
                                                                   "--producer-label", "a", "--receiver-label", "b", "--maps",
                                                                   "rank=8,half", NULL});
-    snprintf(path, sizeof path, "%s", paths_tmp_file("a-b-1-2.json"));
+    snprintf(path, sizeof path, "%s", paths_tmp_file("plans/a-b-1-2.json"));
     int status = crn_plan_file_open(path, 0, &file, why, sizeof why);
     if (json_is_true(json_object_get(point(root, 1, 2, 0), "frontier"))) {
         ck_assert_msg(status == 0, "%s", why);
