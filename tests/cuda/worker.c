@@ -174,6 +174,28 @@ START_TEST(a_sibling_recomputes_its_run_on_the_device)
 }
 END_TEST
 
+/* Rows of the answer are chosen by scores that come from the device, and closed up there. */
+START_TEST(an_answer_is_thinned_on_the_device)
+{
+    static const char *const rules[] = {"rho=0.05,g=0.5,c=0.5,X=4", "rho=0,X=2,c=0.4"};
+    char *text = random_text(TEXT, 35 + (uint64_t)_i), *thinned;
+    const char *const thin[] = {"--gen-pyramid", rules[_i], "--max-tokens", "40", "--ask", "and this?", "--batch", "2", NULL};
+    const char *const whole[] = {"--max-tokens", "40", "--ask", "and this?", "--batch", "2", NULL};
+    open_both(0);
+    thinned = agree(text, thin);
+    json_t *cpu = ask(CPU, text, thin), *device = ask(DEVICE, text, thin), *all = ask(DEVICE, text, whole);
+    ck_assert_int_eq(json_number(device, "tokens"), 40);
+    ck_assert_int_eq(json_number(device, "kv_private_bytes"), json_number(cpu, "kv_private_bytes"));
+    ck_assert_int_lt(json_number(device, "kv_private_bytes"), json_number(all, "kv_private_bytes"));
+    json_decref(all);
+    json_decref(device);
+    json_decref(cpu);
+    free(thinned);
+    free(text);
+    close_both();
+}
+END_TEST
+
 START_TEST(compression_reads_and_cuts_on_the_device)
 {
     char *text = random_text(TEXT, 31);
@@ -253,6 +275,7 @@ int main(void)
         RUN_LOOP(what_is_published_and_attached_is_what_the_cpu_has, 5),
         RUN_TEST(a_sibling_recomputes_its_run_on_the_device),
         RUN_LOOP(a_state_map_is_applied_on_the_device, 2),
+        RUN_LOOP(an_answer_is_thinned_on_the_device, 2),
         RUN_TEST(compression_reads_and_cuts_on_the_device),
         RUN_TEST(a_worker_whose_memory_is_another_works_alone),
         RUN_TEST(without_a_broker_the_device_answers_by_itself),

@@ -186,7 +186,8 @@ static int thin_layer(struct crn_decode *d, struct crn_layer_call *call, const u
         struct crn_gen_step step = {.layer = call->layer,
                                     .answer = active[i],
                                     .fixed = d->questions[active[i]].n,
-                                    .tokens = (uint32_t)call->pos[i] + 1};
+                                    .tokens = (uint32_t)call->pos[i] + 1,
+                                    .ops = d->engine->ops};
         status = crn_gen_take(d->gen, &step, call->segments[i].kv);
     }
     free(scores);

@@ -9,8 +9,6 @@
  */
 #include "tools/worker/gen_pyramid.h"
 
-#include "kernels/memory.h"
-
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +30,7 @@ struct crn_gen {
     struct rows *rows; /* [n_layers][n_answers] */
     float **scores;    /* [n_answers] */
     uint32_t *room;    /* [n_answers] */
+    struct crn_kv_spare spare;
 };
 
 static int set_field(struct crn_gen_rule *r, const char *name, double value)
@@ -122,6 +121,7 @@ void crn_gen_end(struct crn_gen *g)
     free(g->rows);
     free(g->scores);
     free(g->room);
+    crn_kv_spare_free(&g->spare);
     free(g);
 }
 
@@ -169,9 +169,10 @@ static void pick(const double *score, uint32_t n, uint32_t k, uint8_t *out_kept)
 }
 
 /* Drops the rows of [first, first + X) that are not kept, from kv and from the sums. */
-static int drop(struct rows *r, struct crn_kv *kv, uint32_t first, uint32_t n, const uint8_t *kept)
+static int drop(struct crn_gen *g, struct rows *r, const struct crn_kernel_ops *ops, struct crn_kv *kv,
+                const uint8_t *kept)
 {
-    uint32_t to = first, index[MAX_EXCEED];
+    uint32_t first = r->judged, n = g->rule.exceed, to = first, index[MAX_EXCEED];
     for (uint32_t i = 0; i < n; i++) {
         if (!kept[i])
             continue;
@@ -183,7 +184,8 @@ static int drop(struct rows *r, struct crn_kv *kv, uint32_t first, uint32_t n, c
     memmove(r->sum + to, r->sum + first + n, (r->n - first - n) * sizeof *r->sum);
     memmove(r->late + to, r->late + first + n, (r->n - first - n) * sizeof *r->late);
     r->n -= first + n - to;
-    return crn_kv_keep(kv, first, n, index, to - first);
+    struct crn_kv_cut cut = {first, n, index, to - first};
+    return crn_kv_keep(kv, ops, &g->spare, &cut);
 }
 
 static int judge(struct crn_gen *g, struct rows *r, const struct crn_gen_step *step,
@@ -197,7 +199,7 @@ static int judge(struct crn_gen *g, struct rows *r, const struct crn_gen_step *s
         score[i] = (1 - slope * begin) * (double)r->sum[r->judged + i] +
                    slope * (double)r->late[r->judged + i];
     pick(score, x, k, kept);
-    int status = drop(r, kv, r->judged, x, kept);
+    int status = drop(g, r, step->ops, kv, kept);
     r->judged += k < x ? k : x;
     return status;
 }
@@ -207,8 +209,6 @@ int crn_gen_take(struct crn_gen *g, const struct crn_gen_step *step, struct crn_
     struct rows *r = &g->rows[(size_t)step->layer * g->n_answers + step->answer];
     const float *scores = g->scores[step->answer];
     uint32_t window = crn_gen_window(&g->rule, step->tokens), x = g->rule.exceed;
-    if (crn_memory_apart(&kv->exec))
-        return CAIRN_E_UNSUPPORTED;
     int status = grow(r, kv->n);
     if (r->judged < step->fixed)
         r->judged = step->fixed;

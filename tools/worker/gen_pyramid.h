@@ -49,9 +49,10 @@ void crn_gen_end(struct crn_gen *g); /* NULL allowed */
 float *crn_gen_scores(struct crn_gen *g, uint32_t answer, uint32_t n);
 /* Takes these scores in after layer `layer` has appended one row to kv; the first `fixed` rows are
  * the question's. tokens: position of the newest one, plus one. Drops rows when it is time.
- * fails -ENOMEM, CAIRN_E_UNSUPPORTED when the rows are not in host memory */
+ * fails -ENOMEM, device codes */
 struct crn_gen_step {
     uint32_t layer, answer, fixed, tokens;
+    const struct crn_kernel_ops *ops; /* for rows on a device */
 };
 int crn_gen_take(struct crn_gen *g, const struct crn_gen_step *step, struct crn_kv *kv);
 

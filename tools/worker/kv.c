@@ -173,31 +173,119 @@ void crn_kv_truncate(struct crn_kv *kv, uint32_t n)
 }
 
 /* Moves one array's rows: those of index to `first`, then the tail. */
-static void keep_rows(char *rows, size_t row, const struct crn_kv *kv, uint32_t first, uint32_t n,
-                      const uint32_t *index, uint32_t n_kept)
+static void keep_rows(char *rows, size_t row, uint32_t n, const struct crn_kv_cut *c)
 {
-    for (uint32_t i = 0; i < n_kept; i++)
-        memmove(rows + (first + i) * row, rows + index[i] * row, row);
-    memmove(rows + (first + n_kept) * row, rows + (first + n) * row, (kv->n - first - n) * row);
+    for (uint32_t i = 0; i < c->n_kept; i++)
+        memmove(rows + (c->first + i) * row, rows + c->index[i] * row, row);
+    memmove(rows + (c->first + c->n_kept) * row, rows + (c->first + c->n) * row,
+            (n - c->first - c->n) * row);
 }
 
-int crn_kv_keep(struct crn_kv *kv, uint32_t first, uint32_t n, const uint32_t *index,
-                uint32_t n_kept)
+static void keep_here(struct crn_kv *kv, const struct crn_kv_cut *cut)
 {
     size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype);
-    if (crn_memory_apart(&kv->exec))
-        return CAIRN_E_UNSUPPORTED;
-    if (kv->dtype == CAIRN_I8 || n_kept > n || first + n > kv->n)
-        return CAIRN_E_STATE;
     for (uint32_t h = 0; h < kv->n_heads; h++) {
         size_t head = (size_t)h * kv->capacity * row;
-        keep_rows((char *)kv->k + head, row, kv, first, n, index, n_kept);
-        keep_rows((char *)kv->v + head, row, kv, first, n, index, n_kept);
+        keep_rows((char *)kv->k + head, row, kv->n, cut);
+        keep_rows((char *)kv->v + head, row, kv->n, cut);
     }
-    keep_rows((char *)kv->pos, sizeof *kv->pos, kv, first, n, index, n_kept);
-    kv->n -= n - n_kept;
+}
+
+void crn_kv_spare_free(struct crn_kv_spare *s)
+{
+    crn_memory_free(&s->exec, s->at);
+    *s = (struct crn_kv_spare){0};
+}
+
+static int spare_for(struct crn_kv_spare *s, const struct crn_exec *exec, size_t bytes)
+{
+    if (bytes <= s->bytes)
+        return 0;
+    crn_kv_spare_free(s);
+    s->exec = *exec;
+    int status = crn_memory_alloc(exec, 2 * bytes, &s->at);
+    if (status == 0)
+        s->bytes = 2 * bytes;
+    return status;
+}
+
+/* Rows of all heads that move, as rows of the whole array: the kept ones, then the tail. */
+static uint32_t *list_moved(const struct crn_kv *kv, const struct crn_kv_cut *c, uint32_t moved)
+{
+    uint32_t *list = malloc((size_t)kv->n_heads * moved * sizeof *list + 1);
+    for (uint32_t h = 0; h < kv->n_heads && list != NULL; h++) {
+        uint32_t *to = list + (size_t)h * moved, head = h * kv->capacity;
+        for (uint32_t i = 0; i < c->n_kept; i++)
+            to[i] = head + c->index[i];
+        for (uint32_t i = c->n_kept; i < moved; i++)
+            to[i] = head + c->first + c->n + (i - c->n_kept);
+    }
+    return list;
+}
+
+/* How rows move on a device, where they must not overlap their new places. */
+struct detour {
+    const struct crn_kernel_ops *ops;
+    const uint32_t *list; /* there [n_heads][moved] */
+    void *rows;           /* there, room for as many */
+    uint32_t first, moved;
+};
+
+/* One array: all that moves together into the spare memory, and back head by head. */
+static int keep_array(const struct crn_kv *kv, const struct detour *d, char *array)
+{
+    size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype), moved = d->moved;
+    size_t rows = (size_t)kv->n_heads * kv->capacity;
+    int status =
+        d->ops->gather(&kv->exec, array, rows, row, d->list, kv->n_heads * moved, d->rows);
+    for (uint32_t h = 0; h < kv->n_heads && status == 0; h++)
+        status = crn_memory_copy(&kv->exec, array + ((size_t)h * kv->capacity + d->first) * row,
+                                 (char *)d->rows + h * moved * row, moved * row);
+    return status;
+}
+
+static int keep_there(struct crn_kv *kv, const struct crn_kernel_ops *ops,
+                      struct crn_kv_spare *spare, const struct crn_kv_cut *c)
+{
+    uint32_t moved = kv->n - c->first - c->n + c->n_kept;
+    size_t row = (size_t)kv->head_dim * cairn_dtype_bytes(kv->dtype);
+    size_t rows = (size_t)kv->n_heads * moved;
+    size_t list_bytes = (rows * sizeof(uint32_t) + CAIRN_ALIGN - 1) / CAIRN_ALIGN * CAIRN_ALIGN;
+    if (moved == 0)
+        return 0;
+    uint32_t *list = list_moved(kv, c, moved);
+    int status = list != NULL ? spare_for(spare, &kv->exec, list_bytes + rows * row) : -ENOMEM;
+    struct detour d = {ops, spare->at, (char *)spare->at + list_bytes, c->first, moved};
+    if (status == 0)
+        status = crn_memory_put(&kv->exec, spare->at, list, rows * sizeof *list);
+    if (status == 0)
+        status = keep_array(kv, &d, kv->k);
+    if (status == 0)
+        status = keep_array(kv, &d, kv->v);
+    free(list);
+    return status;
+}
+
+int crn_kv_keep(struct crn_kv *kv, const struct crn_kernel_ops *ops, struct crn_kv_spare *spare,
+                const struct crn_kv_cut *cut)
+{
+    const int apart = crn_memory_apart(&kv->exec);
+    int status = 0;
+    if (kv->dtype == CAIRN_I8 || cut->n_kept > cut->n || cut->first + cut->n > kv->n)
+        return CAIRN_E_STATE;
+    if (apart)
+        status = keep_there(kv, ops, spare, cut);
+    else
+        keep_here(kv, cut);
+    if (status != 0)
+        return status;
+    keep_rows((char *)kv->pos, sizeof *kv->pos, kv->n, cut);
+    kv->n -= cut->n - cut->n_kept;
+    if (apart)
+        status = crn_memory_put(&kv->exec, kv->pos_there + cut->first, kv->pos + cut->first,
+                                (kv->n - cut->first) * sizeof *kv->pos);
     point_heads(kv);
-    return 0;
+    return status;
 }
 
 /* One head's rows as float32, then as int8. `rows` is scratch [n][dh]. */

@@ -46,10 +46,24 @@ int crn_kv_append(struct crn_kv *kv, const struct crn_kernel_ops *ops, const str
 /* Drops the rows behind the first n. */
 void crn_kv_truncate(struct crn_kv *kv, uint32_t n);
 
-/* Of rows [first, first + n) only those in index [n_kept], ascending, stay; the rows behind move up.
- * In host memory, and not int8: else CAIRN_E_UNSUPPORTED, CAIRN_E_STATE. */
-int crn_kv_keep(struct crn_kv *kv, uint32_t first, uint32_t n, const uint32_t *index,
-                uint32_t n_kept);
+/* Rows that go and rows that stay. */
+struct crn_kv_cut {
+    uint32_t first, n;     /* of these rows ... */
+    const uint32_t *index; /* ... only these stay [n_kept], ascending; the rows behind move up */
+    uint32_t n_kept;
+};
+
+/* Memory for crn_kv_keep on a device, that grows and serves many objects. Zeroed at first. */
+struct crn_kv_spare {
+    struct crn_exec exec;
+    void *at;
+    size_t bytes;
+};
+void crn_kv_spare_free(struct crn_kv_spare *s);
+
+/* Makes a cut in all heads. ops and spare: needed on a device only. fails CAIRN_E_STATE when int8, -ENOMEM, device codes */
+int crn_kv_keep(struct crn_kv *kv, const struct crn_kernel_ops *ops, struct crn_kv_spare *spare,
+                const struct crn_kv_cut *cut);
 
 /* Turns finished rows into int8 with scales (K per channel and 64 rows, V per row): half the memory
  * of f16. No append after. fails -ENOMEM */

@@ -79,8 +79,6 @@ static int load(struct program *p)
     int status = crn_worker_device_open(o->device, o->backend, &p->device);
     if (status != 0)
         return fail(strcmp(o->device, "host") == 0 ? o->backend : o->device, status);
-    if (o->gen.on && p->device.ordinal >= 0)
-        return fail("--gen-pyramid on a device", CAIRN_E_UNSUPPORTED);
     status = crn_weights_load(o->model, o->adapters, o->n_adapters, &p->weights);
     if (status == 0)
         status = check_layers(o, p->weights->shape.n_layers);
