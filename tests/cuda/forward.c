@@ -71,7 +71,7 @@ static void load_layer(struct gpu *g, const struct crn_layer_weights *w, uint32_
 static struct gpu load(const struct crn_weights *w, uint32_t dtype)
 {
     const struct crn_model_shape *s = &w->shape;
-    struct gpu g = { .shape = s, .token_embd = w->token_embd, .dtype = dtype, .output = matrix(&w->output) };
+    struct gpu g = { .shape = s, .token_embd = w->token_embd.data, .dtype = dtype, .output = matrix(&w->output) };
     size_t q = (size_t)s->n_heads * s->head_dim, kv = (size_t)s->n_kv_heads * s->head_dim;
     float inv_freq[64];
     int32_t pos[CAPACITY];

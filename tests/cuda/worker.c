@@ -243,6 +243,26 @@ START_TEST(without_a_broker_the_device_answers_by_itself)
 }
 END_TEST
 
+/* Rounded weights say the same here, and what they publish serves a worker with float32 ones: the model is the same. */
+START_TEST(weights_in_bf16_answer_and_share)
+{
+    char *text = random_text(TEXT, 81 + (uint64_t)_i);
+    const char *const narrow[] = {"--weights", "bf16", "--store", "f32", "--log-level", "info", NULL};
+    const char *const wide[] = {"--weights", "f32", NULL};
+    open_both(0);
+    json_t *right = answer(NULL, CPU, text, NULL), *published = ask(DEVICE, text, narrow), *attached = ask(DEVICE, text, wide);
+    ck_assert_str_eq(json_text(published, "answer"), json_text(right, "answer"));
+    ck_assert_str_eq(json_text(attached, "answer"), json_text(right, "answer"));
+    ck_assert_int_eq(json_number(published, "published"), 1);
+    ck_assert_str_eq(json_text(attached, "class"), "exact");
+    json_decref(attached);
+    json_decref(published);
+    json_decref(right);
+    free(text);
+    close_both();
+}
+END_TEST
+
 START_TEST(a_lost_device_ends_this_worker_alone)
 {
     static const char *const fails[] = {"cudaMemcpyAsync:30:719", "cudaStreamSynchronize:40:700", "cudaMalloc:20:2"};
@@ -279,6 +299,7 @@ int main(void)
         RUN_TEST(compression_reads_and_cuts_on_the_device),
         RUN_TEST(a_worker_whose_memory_is_another_works_alone),
         RUN_TEST(without_a_broker_the_device_answers_by_itself),
+        RUN_LOOP(weights_in_bf16_answer_and_share, 2),
         RUN_LOOP(a_lost_device_ends_this_worker_alone, 3),
     };
     crn_log_setup("cuda_worker", CRN_LOG_WARN);

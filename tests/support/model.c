@@ -9,18 +9,32 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void load(struct test_model *m, const char *path, const char *adapter,
+                 const struct crn_weights_place *place)
+{
+    struct crn_adapter_spec spec = {adapter, 1.0f};
+    memset(m, 0, sizeof *m);
+    ck_assert_int_eq(crn_weights_load_at(path, &spec, adapter != NULL, place, &m->weights), 0);
+    ck_assert_int_eq(crn_tokenizer_create(m->weights->base, &m->tokenizer), 0);
+    ck_assert_int_eq(crn_pool_create(2, 0, &m->pool), 0);
+}
+
 void test_model_open_file(struct test_model *m, const char *path, const char *adapter,
                           const char *backend, uint32_t kv_dtype)
 {
-    struct crn_adapter_spec spec = {adapter, 1.0f};
-    struct crn_exec exec = {0};
-    memset(m, 0, sizeof *m);
-    ck_assert_int_eq(crn_weights_load(path, &spec, adapter != NULL, &m->weights), 0);
-    ck_assert_int_eq(crn_tokenizer_create(m->weights->base, &m->tokenizer), 0);
-    ck_assert_int_eq(crn_pool_create(2, 0, &m->pool), 0);
-    exec.pool = m->pool;
+    load(m, path, adapter, NULL);
+    struct crn_exec exec = {.pool = m->pool};
     ck_assert_int_eq(
         crn_engine_init(&m->engine, m->weights, crn_kernels_named(backend), &exec, kv_dtype), 0);
+}
+
+void test_model_open_at(struct test_model *m, const char *path, const char *adapter,
+                        const struct crn_weights_place *place, uint32_t kv_dtype)
+{
+    load(m, path, adapter, place);
+    ck_assert_int_eq(crn_engine_init(&m->engine, m->weights, crn_kernels_named("cuda"), place->exec,
+                                     kv_dtype),
+                     0);
 }
 
 void test_model_open(struct test_model *m, const char *name, const char *backend, uint32_t kv_dtype)

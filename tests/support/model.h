@@ -24,6 +24,9 @@ void test_model_open(struct test_model *m, const char *name, const char *backend
 /* The same for a model file of the test's own. */
 void test_model_open_file(struct test_model *m, const char *path, const char *adapter,
                           const char *backend, uint32_t kv_dtype);
+/* The same on a device. */
+void test_model_open_at(struct test_model *m, const char *path, const char *adapter,
+                        const struct crn_weights_place *place, uint32_t kv_dtype);
 void test_model_close(struct test_model *m);
 
 /* A golden file as JSON; fails the test when it is not there. */

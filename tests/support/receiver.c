@@ -14,15 +14,25 @@
 void receiver_open(struct receiver *r, const struct broker *b, const char *model,
                    const char *adapter, uint32_t kv_dtype)
 {
+    receiver_open_at(r, b, model, adapter, kv_dtype, NULL);
+}
+
+void receiver_open_at(struct receiver *r, const struct broker *b, const char *model,
+                      const char *adapter, uint32_t kv_dtype, const struct crn_weights_place *place)
+{
     struct cairn_options options = CAIRN_OPTIONS_INIT;
     memset(r, 0, sizeof *r);
-    test_model_open_file(&r->model, model, adapter, "cpu", kv_dtype);
+    if (place != NULL)
+        test_model_open_at(&r->model, model, adapter, place, kv_dtype);
+    else
+        test_model_open_file(&r->model, model, adapter, "cpu", kv_dtype);
     ck_assert_int_eq(crn_chat_setup(r->model.weights->base, r->model.tokenizer, &r->chat), 0);
     const struct crn_model_shape *s = &r->model.weights->shape;
     options.socket = b->socket;
     options.label = "receiver";
     options.model = r->model.weights->digest;
     options.shape = (struct cairn_shape){s->n_layers, s->n_kv_heads, s->head_dim, s->hidden};
+    options.memory = place != NULL ? CAIRN_MEMORY_DEVICE : CAIRN_MEMORY_HOST;
     ck_assert_int_eq(crn_worker_family(r->model.weights, r->model.tokenizer, &options.family), 0);
     ck_assert_int_eq(cairn_open(&options, &r->client), 0);
 }

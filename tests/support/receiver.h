@@ -23,6 +23,9 @@ struct receiver {
 /* adapter may be NULL; kv_dtype: of private KV. */
 void receiver_open(struct receiver *r, const struct broker *b, const char *model,
                    const char *adapter, uint32_t kv_dtype);
+/* The same with everything in the memory of place->exec, that of device 0 (NULL: as above). */
+void receiver_open_at(struct receiver *r, const struct broker *b, const char *model,
+                      const char *adapter, uint32_t kv_dtype, const struct crn_weights_place *place);
 void receiver_close(struct receiver *r);
 /* Token ids of a context as a worker reads it. own: crn_ids_free */
 struct crn_ids receiver_tokens(const struct receiver *r, const char *text);

@@ -150,10 +150,9 @@ START_TEST(models_of_odd_shapes_load_exactly)
     ck_assert(crn_gguf_str_is(w->foundation, "cairn-test"));
     for (uint32_t l = 0; l < shape.n_layers; l++)
         expect_layer(w, l);
-    struct crn_matrix embd = {w->token_embd, CRN_W_F32, 97, shape.hidden};
-    expect_matrix(w, "token_embd.weight", &embd, 0);
+    expect_matrix(w, "token_embd.weight", &w->token_embd, 0);
     expect_matrix(w, shape.tied ? "token_embd.weight" : "output.weight", &w->output, 0);
-    ck_assert_int_eq(w->output.data == w->token_embd, shape.tied);
+    ck_assert_int_eq(w->output.data == w->token_embd.data, shape.tied);
     crn_weights_free(w);
     paths_tmp_remove();
 }
@@ -220,7 +219,7 @@ static double projected_norm(const struct crn_weights *w, const struct crn_matri
     double total = 0;
     float *x = calloc(d, sizeof *x);
     for (size_t i = 0; i < json_array_size(ids); i++) {
-        const float *e = w->token_embd + (size_t)json_integer_value(json_array_get(ids, i)) * d;
+        const float *e = (const float *)w->token_embd.data + (size_t)json_integer_value(json_array_get(ids, i)) * d;
         double square = 0;
         for (uint32_t c = 0; c < d; c++)
             square += (double)e[c] * (double)e[c];
@@ -244,7 +243,7 @@ static double embedding_norm(const struct crn_weights *w, const json_t *ids)
     double total = 0;
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const float *e =
-            w->token_embd + (size_t)json_integer_value(json_array_get(ids, i)) * w->shape.hidden;
+            (const float *)w->token_embd.data + (size_t)json_integer_value(json_array_get(ids, i)) * w->shape.hidden;
         for (uint32_t c = 0; c < w->shape.hidden; c++)
             total += (double)e[c] * (double)e[c];
     }

@@ -35,11 +35,13 @@ static int set_frequencies(struct crn_engine *e)
     return status;
 }
 
-/* Numbers that are multiplied on a device go there once, all of them. */
+/* Stored forms are for the CPU: a device multiplies what is there. */
 static int set_weights(struct crn_engine *e, const struct crn_weights *weights)
 {
     char why[64];
     e->weights = weights;
+    if (crn_memory_apart(&e->exec) != crn_memory_apart(&weights->exec))
+        return CAIRN_E_ARG;
     if (!crn_memory_apart(&e->exec)) {
         e->host_ops = e->ops;
         e->host_exec = e->exec;
@@ -47,11 +49,7 @@ static int set_weights(struct crn_engine *e, const struct crn_weights *weights)
     }
     e->host_ops = crn_kernels_cpu.probe(why, sizeof why) ? &crn_kernels_cpu : &crn_kernels_ref;
     e->stored.layers = calloc(weights->shape.n_layers, sizeof *e->stored.layers);
-    int status =
-        e->stored.layers != NULL ? crn_weights_move(weights, &e->exec, &e->moved) : -ENOMEM;
-    if (status == 0)
-        e->weights = e->moved;
-    return status;
+    return e->stored.layers != NULL ? 0 : -ENOMEM;
 }
 
 int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
@@ -70,11 +68,11 @@ int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
 void crn_engine_free(struct crn_engine *e)
 {
     crn_stored_free(&e->stored);
-    crn_weights_unmove(e->moved, &e->exec);
     crn_memory_free(&e->exec, e->inv_freq);
     crn_memory_free(&e->exec, e->scratch);
     crn_memory_free(&e->exec, e->results.at);
     crn_memory_free(&e->exec, e->lists.at);
+    crn_memory_free(&e->exec, e->narrow.at);
     free(e->pos);
     free(e->spans);
     *e = (struct crn_engine){0};
@@ -341,8 +339,9 @@ int crn_engine_layer(struct crn_engine *e, const struct crn_layer_call *call)
     return status != 0 ? status : mlp(e, call, &s);
 }
 
-int crn_engine_rows(struct crn_engine *e, const float *rows, uint32_t n_rows, const uint32_t *index,
-                    uint32_t n, float *out_rows)
+/* Rows index [n] (on the host) of row_bytes each, there. */
+static int gather_rows(struct crn_engine *e, const void *rows, uint32_t n_rows, size_t row_bytes,
+                       const uint32_t *index, uint32_t n, void *out_rows)
 {
     const uint32_t *at = index;
     if (crn_memory_apart(&e->exec)) {
@@ -353,18 +352,32 @@ int crn_engine_rows(struct crn_engine *e, const float *rows, uint32_t n_rows, co
             return status;
         at = e->results.at;
     }
-    return e->ops->gather(&e->exec, rows, n_rows, e->weights->shape.hidden * sizeof *rows, at, n,
-                          out_rows);
+    return e->ops->gather(&e->exec, rows, n_rows, row_bytes, at, n, out_rows);
+}
+
+int crn_engine_rows(struct crn_engine *e, const float *rows, uint32_t n_rows, const uint32_t *index,
+                    uint32_t n, float *out_rows)
+{
+    return gather_rows(e, rows, n_rows, e->weights->shape.hidden * sizeof *rows, index, n, out_rows);
 }
 
 int crn_engine_embed(struct crn_engine *e, const int32_t *tokens, uint32_t n, float *out_h)
 {
     const struct crn_model_shape *shape = &e->weights->shape;
+    const struct crn_matrix *table = &e->weights->token_embd;
+    const uint32_t *index = (const uint32_t *)tokens;
     for (uint32_t i = 0; i < n; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= shape->vocab)
             return CAIRN_E_ARG;
-    return crn_engine_rows(e, e->weights->token_embd, shape->vocab, (const uint32_t *)tokens, n,
-                           out_h);
+    if (table->type == CRN_W_F32)
+        return crn_engine_rows(e, table->data, shape->vocab, index, n, out_h);
+    size_t row_bytes = shape->hidden * sizeof(uint16_t);
+    int status = there_for(e, &e->narrow, n * row_bytes);
+    if (status == 0)
+        status = gather_rows(e, table->data, shape->vocab, row_bytes, index, n, e->narrow.at);
+    return status != 0 ? status
+                       : e->ops->convert(&e->exec, e->narrow.at, CAIRN_BF16,
+                                         (size_t)n * shape->hidden, CAIRN_F32, out_h);
 }
 
 int crn_engine_logits(struct crn_engine *e, const float *h, uint32_t n, float *out_logits)

@@ -27,7 +27,6 @@ struct crn_there {
  * there; tokens, positions, scores and logits are on the host. */
 struct crn_engine {
     const struct crn_weights *weights; /* numbers there */
-    struct crn_weights *moved;         /* the same, owned, when there is not here */
     const struct crn_kernel_ops *ops;
     struct crn_exec exec;
     const struct crn_kernel_ops *host_ops; /* for numbers on the host: choosing rows and tokens */
@@ -38,12 +37,15 @@ struct crn_engine {
     float *scratch;           /* there, see engine.c */
     size_t scratch_floats;
     struct crn_there results, lists; /* only when there is not here: what goes back, what came over */
+    struct crn_there narrow;         /* rows of a bf16 embedding */
     int32_t *pos;             /* positions that are there now, in lists */
     uint32_t n_pos, pos_capacity;
     struct crn_span *spans; /* [spans_capacity], list handed to attention */
     size_t spans_capacity;
 };
 
+/* The weights' numbers must be in the memory of exec (crn_weights_load_at).
+ * fails   -ENOMEM, CAIRN_E_ARG, device codes */
 int crn_engine_init(struct crn_engine *e, const struct crn_weights *weights,
                     const struct crn_kernel_ops *ops, const struct crn_exec *exec,
                     uint32_t kv_dtype);

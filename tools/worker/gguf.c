@@ -478,6 +478,12 @@ void crn_gguf_close(struct crn_gguf *g)
     free(g);
 }
 
+void crn_gguf_forget(const struct crn_gguf *g)
+{
+    if (g->mapped)
+        madvise((void *)(uintptr_t)g->base, g->size_bytes, MADV_DONTNEED);
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 const char *crn_gguf_name(const struct crn_gguf *g)

@@ -81,6 +81,9 @@ int crn_gguf_open_memory(const void *bytes, size_t size_bytes, const char *label
 /* Unmaps and frees; NULL is allowed. */
 void crn_gguf_close(struct crn_gguf *g);
 
+/* Gives the file's pages back to the system; they come again when somebody looks at them. */
+void crn_gguf_forget(const struct crn_gguf *g);
+
 /* Path or label, and the whole file. */
 const char *crn_gguf_name(const struct crn_gguf *g);
 const uint8_t *crn_gguf_bytes(const struct crn_gguf *g, size_t *out_size_bytes);

@@ -79,7 +79,8 @@ static int load(struct program *p)
     int status = crn_worker_device_open(o->device, o->backend, &p->device);
     if (status != 0)
         return fail(strcmp(o->device, "host") == 0 ? o->backend : o->device, status);
-    status = crn_weights_load(o->model, o->adapters, o->n_adapters, &p->weights);
+    struct crn_weights_place place = {&p->device.exec, o->weights};
+    status = crn_weights_load_at(o->model, o->adapters, o->n_adapters, &place, &p->weights);
     if (status == 0)
         status = check_layers(o, p->weights->shape.n_layers);
     if (status == 0)
@@ -113,10 +114,10 @@ static void unload(struct program *p)
 {
     cairn_close(p->worker.client);
     crn_engine_free(&p->worker.engine);
-    crn_worker_device_close(&p->device);
-    crn_pool_destroy(p->pool);
     crn_tokenizer_destroy(p->tokenizer);
     crn_weights_free(p->weights);
+    crn_worker_device_close(&p->device);
+    crn_pool_destroy(p->pool);
     crn_worker_options_free(&p->options);
 }
 

@@ -24,6 +24,7 @@ enum option_id {
     OPT_SOCKET,
     OPT_DEVICE,
     OPT_BACKEND,
+    OPT_WEIGHTS,
     OPT_REUSE,
     OPT_NO_PUBLISH,
     OPT_PYRAMID,
@@ -99,6 +100,7 @@ static const struct {
     {"score", NULL, "score the given answers instead of generating: exact and nll", OPT_SCORE},
     {"timeout", "MS", "longest wait for the broker per call (default 30000)", OPT_TIMEOUT},
     {"device", "host|cuda:N|auto", "what to compute on (default host); the broker's payloads must be there", OPT_DEVICE},
+    {"weights", "auto|f32|bf16", "type of the weights on a device (default auto: bf16 when the file has 16 bits each)", OPT_WEIGHTS},
     {"backend", "cpu|ref", "kernels of the host (default cpu)", OPT_BACKEND},
     {"json", NULL, "one JSON line per answer", OPT_JSON},
     {"digest", NULL, "print the model's digest and exit", OPT_DIGEST},
@@ -167,6 +169,19 @@ static int dtype(const char *option, const char *text, int with_int8, uint32_t *
         }
     }
     return refuse(option, text, with_int8 ? "want f32, f16, bf16 or i8" : "want f32, f16 or bf16");
+}
+
+static int parse_weights(struct crn_worker_options *o, const char *text)
+{
+    static const char *const names[] = {
+        [CRN_WEIGHTS_AUTO] = "auto", [CRN_WEIGHTS_F32] = "f32", [CRN_WEIGHTS_BF16] = "bf16"};
+    for (uint32_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            o->weights = i;
+            return 0;
+        }
+    }
+    return refuse("weights", text, "want auto, f32 or bf16");
 }
 
 static int add_adapter(struct crn_worker_options *o, const char *text)
@@ -243,6 +258,13 @@ static int parse_pyramid(struct crn_worker_options *o, const char *text)
             "want off, plan, keep=F or prefill:d=0.9,rho=0.2,m=64,I=1,sink=4,w=1.2,warm=0");
     crn_pyramid_text(&o->rule, o->settings);
     return 0;
+}
+
+static int parse_gen(struct crn_worker_options *o, const char *text)
+{
+    if (crn_gen_parse(text, &o->gen) == 0)
+        return 0;
+    return refuse("gen-pyramid", text, "want on or rho=0.2,g=0.1,c=0.9,w=1.2,X=16");
 }
 
 static int parse_states(struct crn_worker_options *o, const char *text)
@@ -408,6 +430,20 @@ static int apply_flag(struct crn_worker_options *o, int id)
     }
 }
 
+/* Where the broker is, what to compute on, and how numbers are kept there. */
+static int apply_place(struct crn_worker_options *o, int id, const char *arg)
+{
+    if (id == OPT_DEVICE)
+        return parse_device(o, arg);
+    if (id == OPT_WEIGHTS)
+        return parse_weights(o, arg);
+    if (id == OPT_SOCKET)
+        o->socket = arg;
+    else
+        o->backend = arg;
+    return 0;
+}
+
 static int apply(struct crn_worker_options *o, int id, const char *arg)
 {
     switch (id) {
@@ -428,13 +464,10 @@ static int apply(struct crn_worker_options *o, int id, const char *arg)
         o->requests_file = arg;
         return 0;
     case OPT_SOCKET:
-        o->socket = arg;
-        return 0;
     case OPT_BACKEND:
-        o->backend = arg;
-        return 0;
     case OPT_DEVICE:
-        return parse_device(o, arg);
+    case OPT_WEIGHTS:
+        return apply_place(o, id, arg);
     case OPT_REUSE:
         return parse_reuse(o, arg);
     case OPT_QUALITY:
@@ -444,9 +477,7 @@ static int apply(struct crn_worker_options *o, int id, const char *arg)
     case OPT_PYRAMID:
         return parse_pyramid(o, arg);
     case OPT_GEN_PYRAMID:
-        if (crn_gen_parse(arg, &o->gen) == 0)
-            return 0;
-        return refuse("gen-pyramid", arg, "want on or rho=0.2,g=0.1,c=0.9,w=1.2,X=16");
+        return parse_gen(o, arg);
     case OPT_STATES:
         return parse_states(o, arg);
     case OPT_COMPRESS:

@@ -23,6 +23,7 @@ struct crn_worker_options {
     const char *socket;
     const char *device;  /* host, auto or cuda:N */
     const char *backend; /* kernels of the host: cpu or ref */
+    uint32_t weights;    /* enum crn_weights_form, on a device */
     struct crn_reuse_choice reuse;
     struct crn_publish_choice publish;
     uint16_t states[CAIRN_MAX_STATES];

@@ -3,16 +3,18 @@
  *   read the shape -> list every tensor that such a model has -> check each against the file
  *   -> open the adapters; each of their tensors must belong to one of the list
  *   -> take one arena -> fill it row by row: dequantise, add the adapters' rank-r products,
- *      put q and k rows in half-split order
+ *      put q and k rows in half-split order; for a device some rows at a time, by way of a buffer
+ *      on the host, where they also become bf16
  *
  * Whatever a file holds beyond the list (biases, experts, rope_freqs) would change the result, so
- * it is refused. float32 throughout, as the reference does; the raw tensors stay reachable through
- * the open files. */
+ * it is refused. Merging is float32 throughout, as the reference does; the raw tensors stay reachable
+ * through the open files. */
 #include "tools/worker/weights.h"
 
 #include "ipc/cairn_status.h"
 #include "ipc/hash.h"
 #include "ipc/log.h"
+#include "kernels/memory.h"
 #include "tools/worker/quant.h"
 
 #include <errno.h>
@@ -23,7 +25,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define ALIGN_FLOATS (CAIRN_ALIGN / sizeof(float))
+#define STAGE_BYTES ((size_t)16 << 20) /* of rows on their way to a device, about */
 #define TILE 16u
 #define N_MATRICES 7u
 #define LAYER_SLOTS (N_MATRICES + 2u)
@@ -36,7 +38,8 @@ struct slot {
     uint32_t cols;
     uint32_t rope_head_dim; /* not 0: rows are put in half-split order */
     const struct crn_gguf_tensor *raw;
-    float *data;
+    uint32_t type; /* CRN_W_F32 or, of a matrix, CRN_W_BF16 */
+    void *data;
 };
 
 /* The two halves of an adapter for one slot, as stored and as float32. */
@@ -48,11 +51,19 @@ struct lora {
     float *b_row;  /* [rank] */
 };
 
+struct loras {
+    struct lora at[CRN_MAX_ADAPTERS];
+    size_t n;
+};
+
 /* Everything between the first check and the last row. */
 struct loading {
     struct crn_weights *w;
     struct slot *slots;
     size_t n_slots;
+    uint32_t form;
+    float *stage; /* rows on their way to a device, then the same as bf16 */
+    size_t stage_floats;
 };
 
 __attribute__((format(printf, 3, 4))) static int refuse(const struct crn_gguf *g, int code,
@@ -422,10 +433,45 @@ static int open_adapters(struct loading *ld, const struct crn_adapter_spec *spec
 /* --- filling the arena
  * -------------------------------------------------------------------------------------------- */
 
-static size_t slot_floats(const struct slot *slot)
+static size_t at_least_one(uint32_t rows)
 {
-    size_t n = (size_t)(slot->rows > 0 ? slot->rows : 1) * slot->cols;
-    return (n + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS;
+    return rows > 0 ? rows : 1;
+}
+
+static size_t slot_bytes(const struct slot *slot)
+{
+    size_t width = slot->type == CRN_W_BF16 ? sizeof(uint16_t) : sizeof(float);
+    size_t n = at_least_one(slot->rows) * slot->cols * width;
+    return (n + CAIRN_ALIGN - 1) / CAIRN_ALIGN * CAIRN_ALIGN;
+}
+
+/* Does the file spend 16 bits on every number of a matrix? */
+static bool all_16_bits(const struct loading *ld)
+{
+    bool all = true;
+    for (size_t i = 0; i < ld->n_slots; i++) {
+        uint32_t type = ld->slots[i].raw->type;
+        all = all && (ld->slots[i].rows == 0 || type == CRN_QUANT_F16 || type == CRN_QUANT_BF16);
+    }
+    return all;
+}
+
+static void choose_types(struct loading *ld)
+{
+    bool narrow = crn_memory_apart(&ld->w->exec) &&
+                  (ld->form == CRN_WEIGHTS_BF16 ||
+                   (ld->form == CRN_WEIGHTS_AUTO && all_16_bits(ld)));
+    for (size_t i = 0; i < ld->n_slots; i++)
+        ld->slots[i].type = narrow && ld->slots[i].rows > 0 ? CRN_W_BF16 : CRN_W_F32;
+}
+
+static void *take_pages(size_t size_bytes)
+{
+    void *p = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, size_bytes, MADV_HUGEPAGE); /* a hint: fewer page faults while filling */
+    return p;
 }
 
 /* Sizes cannot overflow: every slot's elements were seen in the file, at no less than half a byte
@@ -433,20 +479,23 @@ static size_t slot_floats(const struct slot *slot)
 static int take_arena(struct loading *ld)
 {
     struct crn_weights *w = ld->w;
-    size_t floats = 0;
+    size_t size_bytes = 0;
+    void *p = NULL;
+    int rc = 0;
     for (size_t i = 0; i < ld->n_slots; i++)
-        floats += slot_floats(&ld->slots[i]);
-    size_t size_bytes = floats * sizeof(float);
-    void *p = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        return no_memory(w->base, size_bytes);
-    madvise(p, size_bytes, MADV_HUGEPAGE); /* a hint: fewer page faults while filling */
+        size_bytes += slot_bytes(&ld->slots[i]);
+    if (crn_memory_apart(&w->exec))
+        rc = crn_memory_alloc(&w->exec, size_bytes, &p);
+    else
+        p = take_pages(size_bytes);
+    if (rc != 0 || p == NULL)
+        return rc != 0 && rc != -ENOMEM ? rc : no_memory(w->base, size_bytes);
     w->arena = p;
     w->arena_bytes = size_bytes;
-    float *next = p;
+    char *next = p;
     for (size_t i = 0; i < ld->n_slots; i++) {
         ld->slots[i].data = next;
-        next += slot_floats(&ld->slots[i]);
+        next += slot_bytes(&ld->slots[i]);
     }
     return 0;
 }
@@ -499,11 +548,10 @@ static void add_product(const struct lora *lora, uint32_t cols, float *row)
     }
 }
 
-/* The adapters that change a slot; A becomes float32 once per slot. Free with drop_loras(). */
-static int find_loras(const struct crn_weights *w, const struct slot *slot, struct lora *loras,
-                      size_t *out_n)
+/* The adapters that change a slot; A becomes float32 once per slot. End with drop_loras(). */
+static int find_loras(const struct crn_weights *w, const struct slot *slot, struct loras *out)
 {
-    *out_n = 0;
+    out->n = 0;
     for (size_t i = 0; i < w->n_adapters && slot->rows > 0; i++) {
         const struct crn_adapter *adapter = &w->adapters[i];
         struct lora lora = {.a = lora_half(adapter->gguf, slot, 'a')};
@@ -520,38 +568,101 @@ static int find_loras(const struct crn_weights *w, const struct slot *slot, stru
             return no_memory(adapter->gguf, (floats + lora.rank) * sizeof(float));
         lora.b_row = lora.a_rows + floats;
         crn_quant_row(lora.a->type, lora.a->data, floats, lora.a_rows);
-        loras[(*out_n)++] = lora;
+        out->at[out->n++] = lora;
     }
     return 0;
 }
 
-static void drop_loras(struct lora *loras, size_t n)
+static void drop_loras(struct loras *l)
 {
-    for (size_t i = 0; i < n; i++)
-        free(loras[i].a_rows);
+    for (size_t i = 0; i < l->n; i++)
+        free(l->at[i].a_rows);
 }
 
-static int fill_slot(const struct crn_weights *w, const struct slot *slot)
+/* Rows [first, first + n) of a slot as float32. Where rows change their order, both are multiples of
+ * the head size, so that they change it among themselves. */
+static void fill_rows(const struct slot *slot, const struct loras *l, uint32_t first, uint32_t n,
+                      float *out)
 {
-    struct lora loras[CRN_MAX_ADAPTERS];
-    size_t n_loras;
-    int rc = find_loras(w, slot, loras, &n_loras);
-    for (uint32_t r = 0; r < (slot->rows > 0 ? slot->rows : 1) && rc == 0; r++) {
+    for (uint32_t r = first; r < first + n; r++) {
         uint32_t place = slot->rope_head_dim > 0 ? crn_rope_row(r, slot->rope_head_dim) : r;
-        float *row = slot->data + (size_t)place * slot->cols;
+        float *row = out + (size_t)(place - first) * slot->cols;
         crn_quant_row(slot->raw->type, row_at(slot->raw, r), slot->cols, row);
-        for (size_t i = 0; i < n_loras; i++) {
-            crn_quant_row(loras[i].b->type, row_at(loras[i].b, r), loras[i].rank, loras[i].b_row);
-            add_product(&loras[i], slot->cols, row);
+        for (size_t i = 0; i < l->n; i++) {
+            const struct lora *lora = &l->at[i];
+            crn_quant_row(lora->b->type, row_at(lora->b, r), lora->rank, lora->b_row);
+            add_product(lora, slot->cols, row);
         }
     }
-    drop_loras(loras, n_loras);
+}
+
+/* Rows of a slot that go to a device together. */
+static uint32_t staged_rows(const struct slot *slot)
+{
+    uint32_t unit = slot->rope_head_dim > 0 ? slot->rope_head_dim : 1;
+    size_t fit = STAGE_BYTES / sizeof(float) / slot->cols / unit;
+    size_t rows = (fit > 0 ? fit : 1) * unit;
+    return rows < at_least_one(slot->rows) ? (uint32_t)rows : (uint32_t)at_least_one(slot->rows);
+}
+
+/* f32 in the stage -> in the arena, as the slot has it. */
+static int put_rows(const struct loading *ld, const struct slot *slot, uint32_t first, uint32_t n)
+{
+    static const struct crn_exec here;
+    char why[64];
+    size_t numbers = (size_t)n * slot->cols, at = (size_t)first * slot->cols;
+    const struct crn_kernel_ops *ops =
+        crn_kernels_cpu.probe(why, sizeof why) ? &crn_kernels_cpu : &crn_kernels_ref;
+    if (slot->type == CRN_W_F32)
+        return crn_memory_put(&ld->w->exec, (float *)slot->data + at, ld->stage,
+                              numbers * sizeof(float));
+    uint16_t *narrow = (uint16_t *)(void *)(ld->stage + ld->stage_floats);
+    int rc = ops->convert(&here, ld->stage, CAIRN_F32, numbers, CAIRN_BF16, narrow);
+    return rc != 0 ? rc
+                   : crn_memory_put(&ld->w->exec, (uint16_t *)slot->data + at, narrow,
+                                    numbers * sizeof *narrow);
+}
+
+static int fill_there(const struct loading *ld, const struct slot *slot, const struct loras *l)
+{
+    uint32_t rows = (uint32_t)at_least_one(slot->rows), step = staged_rows(slot);
+    int rc = 0;
+    for (uint32_t r = 0; r < rows && rc == 0; r += step) {
+        uint32_t n = rows - r < step ? rows - r : step;
+        fill_rows(slot, l, r, n, ld->stage);
+        rc = put_rows(ld, slot, r, n);
+    }
     return rc;
+}
+
+static int fill_slot(const struct loading *ld, const struct slot *slot)
+{
+    struct loras l;
+    int rc = find_loras(ld->w, slot, &l);
+    if (rc == 0 && crn_memory_apart(&ld->w->exec))
+        rc = fill_there(ld, slot, &l);
+    else if (rc == 0)
+        fill_rows(slot, &l, 0, (uint32_t)at_least_one(slot->rows), slot->data);
+    drop_loras(&l);
+    return rc;
+}
+
+static int take_stage(struct loading *ld)
+{
+    if (!crn_memory_apart(&ld->w->exec))
+        return 0;
+    for (size_t i = 0; i < ld->n_slots; i++) {
+        size_t n = (size_t)staged_rows(&ld->slots[i]) * ld->slots[i].cols;
+        ld->stage_floats = n > ld->stage_floats ? n : ld->stage_floats;
+    }
+    size_t bytes = ld->stage_floats * (sizeof(float) + sizeof(uint16_t));
+    ld->stage = malloc(bytes);
+    return ld->stage != NULL ? 0 : no_memory(ld->w->base, bytes);
 }
 
 static struct crn_matrix matrix_of(const struct slot *slot)
 {
-    return (struct crn_matrix){slot->data, CRN_W_F32, slot->rows, slot->cols};
+    return (struct crn_matrix){slot->data, slot->type, slot->rows, slot->cols};
 }
 
 /* Slots of one layer, in the order of add_layer(). */
@@ -573,15 +684,18 @@ static void fill_layer(struct crn_layer_weights *layer, const struct slot *slots
 static int fill(struct loading *ld)
 {
     struct crn_weights *w = ld->w;
+    choose_types(ld);
     int rc = take_arena(ld);
+    if (rc == 0)
+        rc = take_stage(ld);
     for (size_t i = 0; i < ld->n_slots && rc == 0; i++)
-        rc = fill_slot(w, &ld->slots[i]);
+        rc = fill_slot(ld, &ld->slots[i]);
     if (rc != 0)
         return rc;
     w->layers = calloc(w->shape.n_layers, sizeof *w->layers);
     if (w->layers == NULL)
         return no_memory(w->base, w->shape.n_layers * sizeof *w->layers);
-    w->token_embd = ld->slots[0].data;
+    w->token_embd = matrix_of(&ld->slots[0]);
     w->output_norm = ld->slots[1].data;
     for (uint32_t l = 0; l < w->shape.n_layers; l++)
         fill_layer(&w->layers[l], &ld->slots[2 + l * LAYER_SLOTS]);
@@ -628,8 +742,24 @@ static int load(struct loading *ld, const char *path, const struct crn_adapter_s
     return rc != 0 ? rc : fill(ld);
 }
 
+/* All numbers are on a device: what is still read of the files is little. */
+static void give_pages_back(const struct crn_weights *w)
+{
+    crn_gguf_forget(w->base);
+    for (size_t i = 0; i < w->n_adapters; i++)
+        crn_gguf_forget(w->adapters[i].gguf);
+    crn_log(CRN_LOG_INFO, "weights: %zu MiB on the device, as %s", w->arena_bytes >> 20,
+            w->output.type == CRN_W_BF16 ? "bf16" : "f32");
+}
+
 int crn_weights_load(const char *path, const struct crn_adapter_spec *adapters, size_t n_adapters,
                      struct crn_weights **out_weights)
+{
+    return crn_weights_load_at(path, adapters, n_adapters, NULL, out_weights);
+}
+
+int crn_weights_load_at(const char *path, const struct crn_adapter_spec *adapters, size_t n_adapters,
+                        const struct crn_weights_place *place, struct crn_weights **out_weights)
 {
     if (n_adapters > CRN_MAX_ADAPTERS) {
         crn_log(CRN_LOG_ERROR, "%zu adapters, at most %u", n_adapters, CRN_MAX_ADAPTERS);
@@ -640,12 +770,19 @@ int crn_weights_load(const char *path, const struct crn_adapter_spec *adapters, 
         crn_log(CRN_LOG_ERROR, "%s: no memory", path);
         return -ENOMEM;
     }
+    if (place != NULL) {
+        ld.w->exec = *place->exec;
+        ld.form = place->form;
+    }
     int rc = load(&ld, path, adapters, n_adapters);
+    free(ld.stage);
     free(ld.slots);
     if (rc != 0) {
         crn_weights_free(ld.w);
         return rc;
     }
+    if (crn_memory_apart(&ld.w->exec))
+        give_pages_back(ld.w);
     *out_weights = ld.w;
     return 0;
 }
@@ -657,7 +794,9 @@ void crn_weights_free(struct crn_weights *w)
     for (size_t i = 0; i < w->n_adapters; i++)
         crn_gguf_close(w->adapters[i].gguf);
     crn_gguf_close(w->base);
-    if (w->arena != NULL)
+    if (crn_memory_apart(&w->exec))
+        crn_memory_free(&w->exec, w->arena);
+    else if (w->arena != NULL)
         munmap(w->arena, w->arena_bytes);
     free(w->layers);
     free(w);

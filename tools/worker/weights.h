@@ -1,5 +1,5 @@
-/* weights - a Llama-family model ready to multiply: float32 matrices, adapters merged, RoPE rows in
- * half-split order.
+/* weights - a Llama-family model ready to multiply: adapters merged, RoPE rows in half-split order;
+ * float32 matrices on the host, float32 or bf16 on a device.
  *
  * Source: GGUF files of architecture `llama` as llama.cpp writes them, adapters in its LoRA format
  * (W + scale * alpha / r * B A). What the engine does not compute (biases, experts, RoPE scaling,
@@ -36,7 +36,7 @@ struct crn_model_shape {
     bool tied; /* no output.weight: the output matrix is token_embd */
 };
 
-/* One layer. Matrices are CRN_W_F32, [rows = outputs][cols = inputs]; rows of wq and wk are in
+/* One layer. Matrices are [rows = outputs][cols = inputs], all of one type; rows of wq and wk are in
  * half-split RoPE order. */
 struct crn_layer_weights {
     const float *attn_norm;   /* [hidden] */
@@ -64,11 +64,25 @@ struct crn_adapter {
     float alpha;
 };
 
+/* What matrices become on a device. On the host they are float32, whatever was asked for: the CPU
+ * multiplies what the file stores, or that. Norms are float32 always. */
+enum crn_weights_form {
+    CRN_WEIGHTS_AUTO = 0, /* bf16 when all matrices of the file have 16 bits, else float32 */
+    CRN_WEIGHTS_F32 = 1,
+    CRN_WEIGHTS_BF16 = 2,
+};
+
+/* Where numbers are kept, and how. exec must outlive them. */
+struct crn_weights_place {
+    const struct crn_exec *exec; /* kernels/memory.h */
+    uint32_t form;               /* enum crn_weights_form */
+};
+
 /* Read-only after load. base and adapters stay mapped: the raw tensors are crn_gguf_tensor(base,
  * "blk.N.attn_q.weight") and so on, with rows of q and k in stored order (crn_rope_row). */
 struct crn_weights {
     struct crn_model_shape shape;
-    const float *token_embd;  /* [vocab][hidden] */
+    struct crn_matrix token_embd; /* [vocab][hidden] */
     const float *output_norm; /* [hidden] */
     struct crn_matrix output; /* [vocab][hidden] */
     struct crn_layer_weights *layers;
@@ -78,7 +92,8 @@ struct crn_weights {
     struct crn_gguf *base;
     struct crn_adapter adapters[CRN_MAX_ADAPTERS];
     size_t n_adapters;
-    void *arena; /* all float32 numbers, one mapping, matrices aligned to 64 bytes */
+    struct crn_exec exec; /* whose memory the numbers are in */
+    void *arena;          /* all of them, in one piece; matrices aligned to 64 bytes */
     size_t arena_bytes;
 };
 
@@ -90,14 +105,13 @@ struct crn_weights {
 int crn_weights_load(const char *path, const struct crn_adapter_spec *adapters, size_t n_adapters,
                      struct crn_weights **out_weights);
 
+/* The same in the memory of place->exec (place NULL: the host's). On a device numbers go over piece
+ * by piece: there is never a copy of them on the host. fails also with device codes */
+int crn_weights_load_at(const char *path, const struct crn_adapter_spec *adapters, size_t n_adapters,
+                        const struct crn_weights_place *place, struct crn_weights **out_weights);
+
 /* Unmaps and frees everything; NULL is allowed. */
 void crn_weights_free(struct crn_weights *w);
-
-/* crn_weights_move - the same model with its numbers in the memory of exec (kernels/memory.h); everything else is shared with w,
- * which must outlive it. Ends with crn_weights_unmove. fails -ENOMEM, device codes */
-int crn_weights_move(const struct crn_weights *w, const struct crn_exec *exec,
-                     struct crn_weights **out_weights);
-void crn_weights_unmove(struct crn_weights *w, const struct crn_exec *exec); /* NULL is allowed */
 
 /* crn_model_shape_read - the shape alone, from metadata and the token_embd tensor. Fails like
  * crn_weights_load. */
