@@ -173,7 +173,7 @@ TEST_LIBS = $(A_SUPPORT) $(if $(PROFILE_OBJ),$(A_PROFILE)) $(if $(TOOLS_OBJ),$(A
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_PROFILE) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
-$(EMU)/tests/cuda/share $(EMU)/tests/cuda/tier $(EMU)/tests/cuda/worker: | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
+$(addprefix $(EMU)/tests/cuda/,share tier worker exact): | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
 $(EMU)/tests/%: $(EMU)/obj/tests/%.o $(EMU_OBJ) $(TEST_LIBS)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC) $(LIBS_CHECK))
 
@@ -240,7 +240,7 @@ run-emu: $(EMU_CHECKS) ## the tests of the GPU path on the emulated device alone
 check-gpu: ## the tests of the GPU path on a real device; a device or toolkit that is missing fails, a skip fails too
 	$(Q)[ -n "$(CUDA_ON)" ] || { echo "check-gpu: no CUDA toolkit in $(CUDA_HOME), or CUDA=0, or SAN set"; exit 1; }
 	$(Q)$(MAKE) --no-print-directory run-gpu
-run-gpu: $(GPU_TESTS) $(BINDIR)/cairnd $(BINDIR)/cairn-worker
+run-gpu: $(GPU_TESTS) $(addprefix $(BINDIR)/,cairnd cairn cairn-worker)
 	$(Q)CRN_GPU=real CRN_BIN=$(BINDIR) tools/dev/run-tests.sh $(GPU_TESTS)
 
 FUZZ_SECONDS ?= 20

@@ -6,6 +6,7 @@
  * threads: an attached context, a recomputed run, an own prefill on the same sets. A context read
  * in two parts meets other shapes: |difference of logits| <= 2e-3 and the same tokens. A state
  * stored as f16 or bf16 is compared with an own prefill that stores it alike. */
+#include "tests/support/forced.h"
 #include "tests/support/gguf_write.h"
 #include "tests/support/paths.h"
 #include "tests/support/receiver.h"
@@ -96,92 +97,6 @@ static void publish(const struct scene *s, const char *text, const char *kv, con
     json_decref(line);
 }
 
-/* Positions of every layer, as published. */
-struct sets {
-    int32_t *pos[MAX_LAYERS];
-    uint32_t n[MAX_LAYERS], n_layers;
-};
-
-static void sets_take(struct sets *out, struct cairn_lease *lease, uint32_t n_layers)
-{
-    *out = (struct sets){.n_layers = n_layers};
-    for (uint32_t l = 0; l < n_layers; l++) {
-        struct cairn_layer_view view;
-        ck_assert_int_eq(cairn_wait(lease, 0, l, CAIRN_WAIT_KV, SOON), 0);
-        ck_assert_int_eq(cairn_lease_layer(lease, 0, l, &view), 0);
-        ck_assert(view.shared_pos);
-        out->n[l] = view.heads[0].n;
-        out->pos[l] = malloc((out->n[l] + 1) * sizeof *out->pos[l]);
-        ck_assert_ptr_nonnull(out->pos[l]);
-        memcpy(out->pos[l], view.heads[0].pos, out->n[l] * sizeof *out->pos[l]);
-    }
-}
-
-static void sets_free(struct sets *s)
-{
-    for (uint32_t l = 0; l < s->n_layers; l++)
-        free(s->pos[l]);
-}
-
-/* What a published state becomes: stored, and read back. */
-static void store_rows(const struct receiver *r, struct crn_pass *p, uint32_t dtype)
-{
-    const struct crn_engine *e = &r->model.engine;
-    size_t n = (size_t)p->n * e->weights->shape.hidden;
-    float *copy = malloc(n * sizeof *copy + 1);
-    ck_assert_ptr_nonnull(copy);
-    ck_assert_int_eq(e->ops->convert(&e->exec, p->h, CAIRN_F32, n, dtype, copy), 0);
-    ck_assert_int_eq(e->ops->convert(&e->exec, copy, dtype, n, CAIRN_F32, p->h), 0);
-    free(copy);
-}
-
-/* Rows through layers first..last into a piece, dropped as the sets (NULL: none) say. */
-static void pass_layers(struct crn_pass *p, struct crn_kv *piece, uint32_t first, uint32_t last,
-                        const struct sets *sets)
-{
-    const struct crn_model_shape *s = &p->engine->weights->shape;
-    for (uint32_t l = first; l <= last; l++) {
-        if (sets != NULL)
-            ck_assert_int_eq(crn_pass_keep_positions(p, sets->pos[l], sets->n[l]), 0);
-        ck_assert_int_eq(
-            crn_kv_init(&piece[l], p->engine->kv_dtype, s->n_kv_heads, s->head_dim, p->n), 0);
-        ck_assert_int_eq(crn_pass_layer(p, l, NULL, 0, &piece[l], NULL, 0), 0);
-    }
-}
-
-/* An own prefill forced onto these sets; layers first..last start from the state stored as dtype
- * (first 0: from the embedding). */
-static void reading_forced(struct reading *x, struct receiver *r, const struct crn_ids *context,
-                           const struct sets *sets, const struct crn_reuse_choice *run,
-                           uint32_t dtype)
-{
-    struct crn_engine *e = &r->model.engine;
-    uint32_t n_layers = e->weights->shape.n_layers, n = (uint32_t)context->n;
-    struct crn_pass pass;
-    reading_begin(x, r, context);
-    struct crn_kv *whole = crn_cache_piece_add(&x->cache), *again = crn_cache_piece_add(&x->cache);
-    ck_assert(whole != NULL && again != NULL);
-    ck_assert_int_eq(crn_pass_begin(&pass, e, context->ids, n, 0), 0);
-    pass_layers(&pass, whole, 0, n_layers - 1, sets);
-    crn_pass_end(&pass);
-    ck_assert_int_eq(crn_pass_begin(&pass, e, context->ids, n, 0), 0);
-    if (run->first > 0) {
-        struct crn_cache aside;
-        ck_assert_int_eq(crn_cache_init(&aside, n_layers), 0);
-        pass_layers(&pass, crn_cache_piece_add(&aside), 0, run->first - 1, sets);
-        crn_cache_free(&aside);
-        store_rows(r, &pass, dtype);
-    }
-    pass_layers(&pass, again, run->first, run->last, sets);
-    crn_pass_end(&pass);
-    for (uint32_t l = 0; l < n_layers; l++)
-        ck_assert_int_eq(
-            crn_cache_add_kv(&x->cache, l,
-                             l >= run->first && l <= run->last ? &again[l] : &whole[l]),
-            0);
-    reading_answer(x);
-}
-
 /* ---- a sibling recomputes everything ---- */
 
 static void check_all_layers(struct scene *s, const char *text, const char *pyramid)
@@ -192,7 +107,7 @@ static void check_all_layers(struct scene *s, const char *text, const char *pyra
     reading_shared(&shared, &s->r, &context, &all);
     if (strncmp(pyramid, "prefill", 7) == 0) {
         struct sets sets;
-        sets_take(&sets, shared.lease, shared.cache.n_layers);
+        sets_take(&sets, &shared);
         reading_forced(&own, &s->r, &context, &sets, &all, CAIRN_F32);
         sets_free(&sets);
     } else {
@@ -272,7 +187,7 @@ static void check_run(struct scene *s, const struct crn_ids *context,
     char what[64];
     snprintf(what, sizeof what, "run %u-%u", run->first, run->last);
     reading_shared(&shared, &s->r, context, run);
-    sets_take(&sets, shared.lease, shared.cache.n_layers);
+    sets_take(&sets, &shared);
     reading_forced(&own, &s->r, context, &sets, run, dtype);
     reading_same_bits(&shared, &own, what);
     reading_end(&own);

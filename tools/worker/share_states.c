@@ -4,6 +4,8 @@
  * generation of the entry, everything else taken over as it is. */
 #include "tools/worker/share.h"
 
+#include "kernels/memory.h"
+
 uint32_t crn_state_dtype(const struct crn_engine *e, const struct crn_publish_choice *choice)
 {
     int grouped = e->weights->shape.hidden % 64 == 0;
@@ -26,7 +28,9 @@ static int run_to_states(struct crn_pass *pass, const struct cairn_lease_info *i
             put.rows = pass->h;
             put.dst_dtype = crn_state_dtype(pass->engine, choice);
             put.n = pass->n;
-            status = cairn_put_state(draft, &put, deadline_ns);
+            status = crn_memory_sync(&pass->engine->exec); /* the broker reads what was only asked for until then */
+            if (status == 0)
+                status = cairn_put_state(draft, &put, deadline_ns);
             if (status != 0 || ++put_already == info->n_wants)
                 return status;
         }
