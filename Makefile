@@ -174,6 +174,9 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_PROFILE) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
 $(addprefix $(EMU)/tests/cuda/,share tier worker exact): | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
+GPU_NAMES   = gpu_prefill gpu_attach gpu_tiers gpu_batch
+EMU_BENCHES = $(addprefix $(EMU)/bench/,$(GPU_NAMES))
+$(EMU)/tests/cuda/emu_bench: | $(EMU_BENCHES) $(EMU)/bin/cairnd
 $(EMU)/tests/%: $(EMU)/obj/tests/%.o $(EMU_OBJ) $(TEST_LIBS)
 	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC) $(LIBS_CHECK))
 
@@ -188,8 +191,13 @@ $(EMU)/headers-agree: tests/cuda/headers/constants.c $(EMU_C) $(wildcard tests/c
 
 BENCH_LIBS = $(filter-out $(A_SUPPORT),$(TEST_LIBS))
 BENCH_OBJ  = $(call obj,bench/common.c bench/host.c $(wildcard bench/peer_*.c))
+GPU_OBJ    = $(call obj,bench/gpu.c)
 $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(BENCH_OBJ) $(BENCH_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC))
+$(BUILD)/bench/gpu_%: $(BUILD)/obj/bench/gpu_%.o $(GPU_OBJ) $(BENCH_OBJ) $(BENCH_LIBS)
+	$(call link,$(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
+$(EMU)/bench/gpu_%: $(BUILD)/obj/bench/gpu_%.o $(GPU_OBJ) $(BENCH_OBJ) $(EMU_OBJ) $(BENCH_LIBS)
+	$(call link,$(EMULIBS) $(LIBS_BROKER) $(LIBS_WORKER) $(LIBS_KERNELS) $(LIBS_IPC))
 
 # A broker that can be told to die at named places (broker/crash.h); tests only.
 CRASH_OBJ   := $(patsubst %.c,$(BUILD)/crash/%.o,$(call src,broker))
@@ -280,8 +288,8 @@ BENCH_BIN    = $(BUILD)/bench
 BENCH_PYTHON = $(firstword $(wildcard build/bench/venv/bin/python) python3)
 bench: bench-attach bench-publish bench-prefill bench-ttft bench-agents bench-decode bench-spill bench-profile ## all benchmarks; CAIRN_BENCH_QUICK=1: short
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-report.py
-bench-deps: ## what the benchmarks compare with: redis, fio, llama.cpp (NATIVE=1: also built here), Mooncake, matplotlib
-	$(Q)NATIVE=$(NATIVE) tools/dev/bench-deps.sh
+bench-deps: ## what the benchmarks compare with: redis, fio, llama.cpp (NATIVE=1: also built here), Mooncake, matplotlib; GPU=1: transformers
+	$(Q)NATIVE=$(NATIVE) GPU=$(GPU) tools/dev/bench-deps.sh
 bench-attach: all $(BENCH_BIN)/attach ## attach against a raw ZeroMQ round trip
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_BIN)/attach
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py attach
@@ -302,6 +310,14 @@ bench-decode: ## decode tokens/s against llama.cpp; 16 questions together and on
 bench-prefill bench-ttft bench-agents bench-decode: bench-%: all model
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-worker.py $*
 	$(Q)$(BENCH_PYTHON) tools/dev/bench-plot.py $*
+# On a device: real, or with CUDA=emu the emulated one, where every program runs through at toy size and refuses to print timings.
+GPU_BENCHES  = $(if $(filter emu,$(CUDA)),$(EMU_BENCHES),$(addprefix $(BUILD)/bench/,$(GPU_NAMES)))
+GPU_BENCH_IN = $(dir $(firstword $(GPU_BENCHES)))
+bench-gpu: ## on a GPU: prefill against transformers, attach by memory kind, tiers over PCIe, batches; CUDA=emu: a trial run, no figures
+	$(Q)[ -n "$(if $(filter emu,$(CUDA)),$(EMU_ON),$(CUDA_ON))" ] || { echo "bench-gpu: no CUDA toolkit in $(CUDA_HOME), or CUDA=0, or SAN set"; exit 1; }
+	$(Q)$(MAKE) --no-print-directory run-bench-gpu
+run-bench-gpu: all $(GPU_BENCHES)
+	$(Q)CRN_BIN=$(if $(filter emu,$(CUDA)),$(EMU)/bin,$(BINDIR)) CRN_GPU_BENCH=$(GPU_BENCH_IN) tools/dev/bench-gpu.sh
 bench-profile: all model $(BENCH_BIN)/kernels $(BENCH_BIN)/publish ## where the time goes (perf), and what the machine can do at most
 	$(Q)CRN_BIN=$(BINDIR) $(BENCH_PYTHON) tools/dev/bench-profile.py
 
@@ -313,5 +329,5 @@ clean: ## remove everything built
 	rm -rf build
 
 -include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d')
-.PHONY: report bench bench-deps bench-profile bench-attach bench-publish bench-spill bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
+.PHONY: bench-gpu run-bench-gpu report bench bench-deps bench-profile bench-attach bench-publish bench-spill bench-prefill bench-ttft bench-agents bench-decode help all deps model demo docs check run-check run-emu check-gpu run-gpu check-system san tsan fuzz lint install clean
 .SECONDARY:

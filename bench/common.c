@@ -21,6 +21,8 @@ struct machine {
     long cores;
 };
 
+static char gpu_name[96], gpu_driver[48], refused[96]; /* empty: none */
+
 double bench_now_s(void)
 {
     struct timespec t;
@@ -240,13 +242,32 @@ static void put_machine(FILE *to, const char *group)
     put_text(to, "flags", m->flags);
     put_text(to, "kernel", m->kernel);
     put_text(to, "commit", m->commit);
+    if (gpu_name[0] != '\0') {
+        put_text(to, "gpu", gpu_name);
+        put_text(to, "driver", gpu_driver);
+    }
     fprintf(to, "\"cores\": %ld, \"load\": %.2f, \"time\": %lld, \"seed\": %llu, \"quick\": %s, ",
             m->cores, load[0], (long long)time(NULL), (unsigned long long)bench_seed(),
             bench_quick() ? "true" : "false");
 }
 
+void bench_device_is(const char *gpu, const char *driver)
+{
+    snprintf(gpu_name, sizeof gpu_name, "%s", gpu);
+    snprintf(gpu_driver, sizeof gpu_driver, "%s", driver);
+}
+
+void bench_refuse(const char *why)
+{
+    snprintf(refused, sizeof refused, "%s", why);
+}
+
 void bench_report(const struct bench_figure *f)
 {
+    if (refused[0] != '\0') {
+        printf("%s: %s (n %zu): %s\n", f->group, f->name, f->own->n, refused);
+        return;
+    }
     print_row(f);
     (void)mkdir("build", 0777);
     (void)mkdir("build/bench", 0777);

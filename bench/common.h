@@ -48,4 +48,9 @@ struct bench_figure {
 /* Writes the figure; the first one also writes who and where. */
 void bench_report(const struct bench_figure *figure);
 
+/* What a device's figures say beside the machine; names are copied. */
+void bench_device_is(const char *gpu, const char *driver);
+/* From now on figures are refused: one line each says so and why, and nothing is written. */
+void bench_refuse(const char *why);
+
 #endif

@@ -24,14 +24,15 @@ enum { HEADS = 8, HEAD_DIM = 128 };
 
 /* ---- processes ---- */
 
-static void exec_broker(const struct bench_broker *b, const char *memory, const char *nvme)
+static void exec_broker(const struct bench_broker *b, const char *const *options)
 {
     char path[512];
-    const char *bin = getenv("CRN_BIN");
+    const char *bin = getenv("CRN_BIN"), *argv[24] = {"cairnd", "--socket", b->socket, "--log-level", "warn"};
     snprintf(path, sizeof path, "%s/cairnd", bin != NULL ? bin : "build/release/bin");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    execl(path, "cairnd", "--socket", b->socket, "--memory", memory, "--log-level", "warn",
-          nvme != NULL ? "--nvme" : (char *)NULL, nvme, (char *)NULL);
+    for (size_t n = 5; *options != NULL && n + 1 < sizeof argv / sizeof *argv; options++)
+        argv[n++] = *options;
+    execv(path, (char *const *)(uintptr_t)argv);
     fprintf(stderr, "bench: cannot run %s\n", path);
     _exit(127);
 }
@@ -57,13 +58,18 @@ void bench_broker_start(struct bench_broker *b, const char *memory)
 
 void bench_broker_start_nvme(struct bench_broker *b, const char *memory, const char *nvme)
 {
+    bench_broker_start_with(b, (const char *const[]){"--memory", memory, nvme != NULL ? "--nvme" : NULL, nvme, NULL});
+}
+
+void bench_broker_start_with(struct bench_broker *b, const char *const *options)
+{
     snprintf(b->dir, sizeof b->dir, "/tmp/cairn-bench-XXXXXX");
     bench_must(mkdtemp(b->dir) == NULL ? -errno : 0, "mkdtemp");
     snprintf(b->socket, sizeof b->socket, "%s/c.sock", b->dir);
     b->pid = fork();
     bench_must(b->pid < 0 ? -errno : 0, "fork");
     if (b->pid == 0)
-        exec_broker(b, memory, nvme);
+        exec_broker(b, options);
     pid_t child = fork(); /* connects in a process of its own: this one must stay without threads
                              until its helpers are made */
     bench_must(child < 0 ? -errno : 0, "fork");
@@ -189,18 +195,31 @@ void *bench_memory(uint64_t bytes)
 
 /* ---- the library ---- */
 
-struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers,
-                                  const char *label)
+static struct cairn_client *open_client(const struct bench_broker *b, uint32_t n_layers, const char *label,
+                                        uint32_t memory)
 {
     struct cairn_client *client;
     struct cairn_options o = CAIRN_OPTIONS_INIT;
     o.socket = b->socket;
     o.label = label;
+    o.memory = memory;
     o.shape = (struct cairn_shape){n_layers, HEADS, HEAD_DIM, 1024};
     memset(o.model.b, 7, sizeof o.model.b);
     memset(o.family.b, (int)n_layers, sizeof o.family.b); /* another shape is another family */
     bench_must(cairn_open(&o, &client), "cairn_open");
     return client;
+}
+
+struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers,
+                                  const char *label)
+{
+    return open_client(b, n_layers, label, CAIRN_MEMORY_HOST);
+}
+
+struct cairn_client *bench_client_on_device(const struct bench_broker *b, uint32_t n_layers,
+                                            const char *label)
+{
+    return open_client(b, n_layers, label, CAIRN_MEMORY_DEVICE);
 }
 
 struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench_entry *e,

@@ -17,6 +17,7 @@ struct bench_broker {
 };
 void bench_broker_start(struct bench_broker *b, const char *memory);
 void bench_broker_start_nvme(struct bench_broker *b, const char *memory, const char *nvme); /* nvme: of --nvme, or NULL */
+void bench_broker_start_with(struct bench_broker *b, const char *const *options); /* of cairnd, NULL-terminated */
 void bench_broker_stop(struct bench_broker *b);
 
 /* A forked process and a socket to it. Both sides send and receive whole orders. */
@@ -49,6 +50,9 @@ int32_t *bench_tokens(const struct bench_entry *e); /* own: free */
 
 struct cairn_client *bench_client(const struct bench_broker *b, uint32_t n_layers,
                                   const char *label);
+/* The same with rows in the memory of device 0. */
+struct cairn_client *bench_client_on_device(const struct bench_broker *b, uint32_t n_layers,
+                                            const char *label);
 /* A lease on the whole entry; layer 0 can be read. */
 struct cairn_lease *bench_attach(struct cairn_client *client, const struct bench_entry *e,
                                  const int32_t *tokens);

@@ -3,6 +3,7 @@
 #ifndef CRN_BENCH_PEERS_H
 #define CRN_BENCH_PEERS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* ---- peer_zmq: a raw DEALER-ROUTER round trip over ipc:// ---- */
@@ -26,5 +27,8 @@ struct bench_store_ops {
     void (*teardown)(void);
 };
 extern const struct bench_store_ops bench_store_redis, bench_store_lmdb, bench_store_memfd;
+
+/* ---- peer_fio: GB/s of `rw` ("read", "write") through bytes of the file; 0 when there is no fio ---- */
+double bench_fio(const char *path, const char *rw, size_t bytes);
 
 #endif

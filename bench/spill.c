@@ -5,6 +5,7 @@
  * checksummed (that is what a restore costs) unless the row says otherwise. fio is asked for io_uring, O_DIRECT, 1 MiB and the same
  * depth, with registered file and buffers; without it the rows have no baseline. CPU is of this process, user and system. */
 #include "bench/common.h"
+#include "bench/peers.h"
 #include "broker/store.h"
 #include "ipc/hash.h"
 #include "ipc/log.h"
@@ -51,28 +52,6 @@ static void die(const char *what, int status)
 {
     fprintf(stderr, "bench spill: %s: %s\n", what, cairn_strerror(status));
     exit(1);
-}
-
-/* fio's rate in GB/s, 0 when there is no fio. */
-static double fio(const char *path, const char *rw, size_t bytes)
-{
-    char command[8192], line[512];
-    snprintf(command, sizeof command,
-             "fio --name=b --filename='%s' --rw=%s --bs=1m --iodepth=%u --direct=1 --ioengine=io_uring --offset=64k --size=%zu "
-             "--overwrite=1 --allow_file_create=0 --registerfiles=1 --fixedbufs=1 --scramble_buffers=0 --output-format=json 2>/dev/null",
-             path, rw, CRN_SPILL_DEPTH, bytes);
-    FILE *f = popen(command, "r");
-    bool section = false;
-    double rate = 0;
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        section = section || (strstr(line, rw) != NULL && strstr(line, ": {") != NULL);
-        const char *bw = section ? strstr(line, "\"bw_bytes\" : ") : NULL;
-        if (bw != NULL && rate <= 0)
-            rate = strtod(bw + strlen("\"bw_bytes\" : "), NULL) * 1e-9;
-    }
-    if (f != NULL)
-        pclose(f);
-    return rate;
 }
 
 struct bench {
@@ -148,7 +127,7 @@ static void report(const struct way *w, struct result *r, const struct bench_sam
 
 static void run_fio(struct bench *b, const char *rw, size_t mib, struct bench_samples *out)
 {
-    double rate = fio(b->path, rw, mib * MIB);
+    double rate = bench_fio(b->path, rw, mib * MIB);
     if (rate > 0)
         bench_sample(out, rate);
 }

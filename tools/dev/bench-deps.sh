@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the benchmarks compare with and draw with: redis-server and fio from Debian, and a virtual environment in
 # build/bench/venv with llama.cpp (xllamacpp, prebuilt), Mooncake and matplotlib. NATIVE=1: also builds llama.cpp for this machine, in
-# build/bench/venv-native (llama-cpp-python from source: 10 minutes or more). Nothing of it is needed to build or use Cairn.
+# build/bench/venv-native (llama-cpp-python from source: 10 minutes or more). GPU=1: also PyTorch and transformers for make bench-gpu, in
+# build/bench/venv-gpu (some GB). Nothing of it is needed to build or use Cairn.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -24,6 +25,12 @@ build/bench/venv/bin/python -m pip install -q --disable-pip-version-check 'xllam
     fail 'pip could not install xllamacpp and matplotlib'
 build/bench/venv/bin/python -m pip install -q --disable-pip-version-check 'mooncake-transfer-engine-non-cuda==0.3.13.post1' ||
     echo 'bench-deps: pip could not install Mooncake; its rows will be missing'
+
+if [ "${GPU:-0}" = 1 ]; then
+    [ -x build/bench/venv-gpu/bin/python ] || python3 -m venv build/bench/venv-gpu || fail 'python3 -m venv failed (package python3-venv)'
+    build/bench/venv-gpu/bin/python -m pip install -q --disable-pip-version-check -r tools/dev/bench-gpu-requirements.txt ||
+        fail 'pip could not install torch and transformers'
+fi
 
 [ "${NATIVE:-0}" = 1 ] || exit 0
 native=build/bench/venv-native

@@ -67,13 +67,14 @@ def notes():
 def machines(records):
     seen = {}
     for r in records:
-        key = (r["machine"], r["cores"], r["flags"], r["kernel"])
+        key = (r["machine"], r["cores"], r["flags"], r["kernel"], r.get("gpu"), r.get("driver"))
         seen.setdefault(key, []).append(r)
     lines = []
-    for (cpu, cores, flags, kernel), rows in seen.items():
+    for (cpu, cores, flags, kernel, gpu, driver), rows in seen.items():
         days = sorted({time.strftime("%Y-%m-%d", time.gmtime(r["time"])) for r in rows})
         commits = ", ".join(f"`{c}`" for c in dict.fromkeys(r["commit"] for r in rows))
-        lines.append(f"- {cpu}, {cores} cores ({flags}), Linux {kernel}; {' to '.join(dict.fromkeys((days[0], days[-1])))}; "
+        with_gpu = f", {gpu} with driver {driver}" if gpu else ""
+        lines.append(f"- {cpu}, {cores} cores ({flags}), Linux {kernel}{with_gpu}; {' to '.join(dict.fromkeys((days[0], days[-1])))}; "
                      f"commit {commits}; seed {rows[0]['seed']}")
     return "\n".join(lines)
 

@@ -45,12 +45,26 @@ def priority():
     return f"nice {os.nice(0)}" if os.nice(0) else "normal"
 
 
+_device = {}
+_refused = []
+
+
+def device_is(gpu, driver):
+    """What figures of a GPU say beside the machine."""
+    _device.update(gpu=gpu, driver=driver)
+
+
+def refuse(why):
+    """From now on figures are refused, with one line each."""
+    _refused.append(why)
+
+
 def machine():
     commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
     flags = cpuinfo("flags").split()
     return {"machine": cpuinfo("model name"), "flags": " ".join(f for f in MATTER if f in flags), "kernel": platform.release(),
             "commit": commit.stdout.strip() or "unknown", "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2),
-            "time": int(time.time()), "seed": SEED, "quick": QUICK, "priority": priority()}
+            "time": int(time.time()), "seed": SEED, "quick": QUICK, "priority": priority(), **_device}
 
 
 def quantile(values, q):
@@ -67,6 +81,9 @@ _printed = []
 
 def figure(group, name, unit, own, baseline=None, other=None, inverse=False, goal=None, note=None):
     """Records one figure. goal: (">=" or "<=", number), on the ratio when there is a baseline, else on the median."""
+    if _refused:
+        print(f"{group}: {name} (n {len(own)}): {_refused[-1]}", flush=True)
+        return 0.0
     record = {"schema": 1, "group": group, **machine(), "figure": name, "unit": unit, **series(own)}
     if note:
         record["note"] = note

@@ -4,7 +4,8 @@ import os
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 OUT = os.path.join(ROOT, "build", "bench")
-GROUPS = ("attach", "publish", "prefill", "ttft", "agents", "decode", "spill")
+GROUPS = ("attach", "publish", "prefill", "ttft", "agents", "decode", "spill", "gpu prefill", "gpu attach", "gpu tiers",
+          "gpu batch")
 
 
 def latest(path=os.path.join(OUT, "results.jsonl")):
