@@ -6,6 +6,7 @@ No number in that page is typed by hand. A table whose measurements are not ther
 import glob
 import json
 import os
+import re
 import sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -169,6 +170,147 @@ than it saves.
     return text + sources(documents) + "\n"
 
 
+def questions_of(kind):
+    """Documents of an open question about maps, in the order of the members."""
+    found = []
+    for producer in MEMBERS:
+        for receiver in MEMBERS:
+            document = load(f"maps-{producer}-{receiver}-{kind}")
+            if document is not None:
+                found.append((f"{producer} → {receiver}", document))
+    return found
+
+
+def map_points(document):
+    """(run, name of the map, point, its paired difference), the maps of a run together."""
+    names = document["maps"].split(";")
+    gaps = {(tuple(gap["run"]), gap["variant"]): gap for gap in document.get("paired", [])}
+    points = sorted((p for p in document["points"] if p["run"] and p["setting"] == 0), key=lambda p: (p["run"], p["variant"]))
+    return [(run_name(p), names[p["variant"]], p, gaps.get((tuple(p["run"]), p["variant"]))) for p in points]
+
+
+def map_table(documents, names):
+    """One row per map; the first of each run is what the others are compared with. names: what maps are called here."""
+    rows = []
+    for pair, document in documents:
+        own = document["own"]
+        rows.append([pair, "", "own prefill", str(own["questions"]), f"{own['exact']:.3f}", f"{own['nll']:.4f}", ""])
+        for run, name, point, gap in map_points(document):
+            called = names.get(name, f"`{name}`")
+            rows.append([pair, run, called, str(point["questions"]), f"{point['exact']:.3f}", f"{point['nll']:.4f}",
+                         f"{gap['nll']:+.4f} ± {gap['error']:.4f}" if gap else ""])
+    return table(["producer → receiver", "run", "map", ">questions", ">exact", ">nll", ">nll against the run's first"], rows)
+
+
+def of_run(document, run):
+    """Of the maps of a run: name → nll."""
+    return {name: point["nll"] for at, name, point, _ in map_points(document) if at == run}
+
+
+def told_apart(documents, names):
+    """Which maps differ from the first of their run by more than two standard errors."""
+    far = [f"{pair} {run} {names.get(name, f'`{name}`')} ({'worse' if gap['nll'] > 0 else 'better'})" for pair, document in documents
+           for run, name, _, gap in map_points(document) if gap and abs(gap["nll"]) > 2 * gap["error"]]
+    return f"Different by more than two standard errors: {'; '.join(far) or 'none'}. So few questions do not tell the others apart."
+
+
+def relative(value, other):
+    return f"{100 * (value / other - 1):+.0f} %"
+
+
+def rank_and_tokens():
+    lines = []
+    for pair, document in pairs("maps"):
+        for run in sorted({run_name(p) for p in document["points"] if p["run"]}):
+            nll = of_run(document, run)
+            for name, value in nll.items():
+                whole = re.sub(r",(rank|tokens)=\d+", "", name)
+                if whole != name and whole in nll:
+                    lines.append([pair, run, f"`{name}`", f"{value:.4f}", f"{nll[whole]:.4f}", relative(value, nll[whole])])
+    if not lines:
+        return ""
+    head = ["producer → receiver", "run", "map", ">nll", ">full rank, all tokens", ">change"]
+    return f"""### Low rank, and few tokens to fit on
+
+{table(head, lines)}
+"""
+
+
+def ridge():
+    documents = questions_of("lambda")
+    if not documents:
+        return ""
+    best = []
+    for pair, document in documents:
+        for run in sorted({run_name(p) for p in document["points"] if p["run"]}):
+            nll = {name: value for name, value in of_run(document, run).items() if name.startswith("lambda=")}
+            ordered = sorted(nll, key=nll.get)
+            best.append(f"{pair} {run} `{ordered[0]}` ({nll[ordered[0]]:.4f}; `{ordered[-1]}` {nll[ordered[-1]]:.4f})")
+    return f"""### Does the ridge depend on the layer?
+
+The best ridge of each run by nll, and the worst: {"; ".join(best)}. {told_apart(documents, {})}
+
+{map_table(documents, {})}
+{sources(documents)}
+"""
+
+
+def shared():
+    documents = questions_of("shared")
+    if not documents:
+        return ""
+    names = {"lambda=1e-6": "own, `lambda=1e-6`", "file=shared.map.gguf": "shared by finder and clerk", "file=finder.map.gguf": "finder's", "file=clerk.map.gguf": "clerk's"}
+    return f"""### One map for several receivers
+
+Fitted on the same tokens with the same ridge, the best map for two receivers together is the mean of theirs
+(`tools/family/map_tools.py mean`). Beside each receiver's own map and the other's. {told_apart(documents, names)}
+
+{map_table(documents, names)}
+{sources(documents)}
+"""
+
+
+def kept_tokens():
+    rows, given = [], []
+    for receiver in MEMBERS:
+        document = load(f"maps-kept-base-{receiver}")
+        if document is None:
+            continue
+        for r in document["results"]:
+            rows.append([f"base → {receiver}", r["what"], str(r["questions"]), f"{r['exact']:.3f}", f"{r['low95']:.3f} to {r['high95']:.3f}",
+                         f"{r['nll']:.4f}"])
+        i = document["input"]
+        given.append(f"- base → {receiver}: run {i['run'][0]}-{i['run'][1]}, `{i['rule']}`, {i['contexts']} contexts, SHA-256 of the questions "
+                     f"{i['sha256'][:16]}\n")
+    measured = ""
+    if rows:
+        head = ["producer → receiver", "entry and map", ">questions", ">exact", "95 %", ">nll"]
+        measured = f"""Through `cairnd` and `cairn-worker` (`tools/family/map_kept.py`):
+
+{table(head, rows)}
+{"".join(given)}"""
+    return f"""### Maps for the states of a pyramid's kept tokens
+
+There are two cases. An entry that is cut at or after publishing (`--pyramid keep=`, `plan`, `--compress`) has sets of its own per layer
+and KV head, so there is no one set of tokens that a run could go on with: its states are stored whole, the run is over all tokens,
+and maps need nothing special; "Plans, tested" has such entries. A pyramid made while the producer prefills has one nested set per layer: its state
+holds the rows that reached the layer, and the executor maps and recomputes these alone. The maps here were fitted on the states of all
+tokens, as all plans' are.
+
+{measured}
+"""
+
+
+def open_questions():
+    parts = [part for part in (rank_and_tokens(), ridge(), shared(), kept_tokens()) if part]
+    return """## Open questions about state maps
+
+Those of method.md 5.1. Differences are paired, question by question, with their standard error. Not measured: the loss on the receiver's
+logits instead of on the state.
+
+""" + "".join(parts)
+
+
 def selectors():
     """Pages of other measurements that bring their own words: docs/data/quality/*.md."""
     parts = []
@@ -209,7 +351,7 @@ How often siblings answer exactly right with another member's cache, beside what
 `make report` from `docs/data/quality/`; `tools/family/pairs.py` and `tools/family/evaluate.py` measure. Prose of installed
 documentation differs between machines, so the digests of the questions do too.
 
-{tests()}{maps()}{profiles()}{selectors()}{reference()}"""
+{tests()}{maps()}{open_questions()}{profiles()}{selectors()}{reference()}"""
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(text.rstrip() + "\n")
     return 0

@@ -12,7 +12,9 @@ compared with its own answers.
 import argparse
 import json
 import os
+import re
 import shutil
+import statistics
 import subprocess
 import sys
 
@@ -37,7 +39,9 @@ def parse_arguments():
     parser.add_argument("--work", metavar="DIR", default=os.path.join(evaluate.ROOT, "build", "pairs"), help="requests, maps, results")
     parser.add_argument("--contexts", type=generate.positive, help="measure on the first N contexts")
     parser.add_argument("--questions", type=generate.positive, help="of each context")
+    parser.add_argument("--fit-contexts", type=generate.positive, default=FIT["contexts"], help="contexts to fit maps on, default %(default)s")
     parser.add_argument("--plans", metavar="DIR", help="write the plans of the frontier there")
+    parser.add_argument("--question", metavar="NAME", help="keep what comes out as STAGE-PRODUCER-RECEIVER-NAME, beside the pair's own")
     parser.add_argument("--bin", default=os.path.join(evaluate.ROOT, "build", "release", "bin"), metavar="DIR")
     parser.add_argument("--model", default=evaluate.default_model(), metavar="FILE")
     return parser.parse_known_args()
@@ -54,6 +58,28 @@ def write_requests(path, member, seed, part, contexts, questions, answers):
     return source
 
 
+def read_lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def paired(path):
+    """Of each run and map, everything kept: the mean difference of nll to the first map on the same questions, and its standard error."""
+    found = {}
+    for line in read_lines(path):
+        for run in line.get("runs", []):
+            if run["setting"] == 0:
+                found.setdefault((line["start"], run["last"], line["variant"]), {})[line["context"]] = run["nll"]
+    rows = []
+    for (first, last, variant), of_context in sorted(found.items()):
+        other = found[first, last, 0]
+        gaps = [a - b for context, nll in of_context.items() if context in other for a, b in zip(nll, other[context])]
+        if variant > 0 and len(gaps) > 1:
+            rows.append({"run": [first, last], "variant": variant, "nll": sum(gaps) / len(gaps),
+                         "error": statistics.stdev(gaps) / len(gaps) ** 0.5})
+    return rows
+
+
 def model_of(arguments, member):
     adapter = os.path.join(evaluate.FAMILY, f"{member}.gguf")
     return arguments.model if member == "base" else f"{arguments.model},{adapter}"
@@ -67,9 +93,9 @@ def main():
     os.makedirs(os.path.join(arguments.work, "states"), exist_ok=True)
     fit = os.path.join(arguments.work, "fit.jsonl")
     requests = os.path.join(arguments.work, f"{arguments.stage}-{arguments.receiver}-{questions}.jsonl")
-    write_requests(fit, "finder", FIT["seed"], FIT["part"], FIT["contexts"], FIT["questions"], True)
+    write_requests(fit, "finder", FIT["seed"], FIT["part"], arguments.fit_contexts, FIT["questions"], True)
     source = write_requests(requests, asked, stage["seed"], stage["part"], stage["contexts"], questions, arguments.receiver != "base")
-    name = f"{arguments.stage}-{arguments.producer}-{arguments.receiver}"
+    name = "-".join([arguments.stage, arguments.producer, arguments.receiver] + ([arguments.question] if arguments.question else []))
     out = os.path.join(arguments.work, name)
     command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", model_of(arguments, arguments.producer),
                "--receiver", model_of(arguments, arguments.receiver), "--producer-label", arguments.producer,
@@ -83,6 +109,9 @@ def main():
     if done.returncode != 0:
         return done.returncode
     document = evaluate.read_json(os.path.join(out, "profile.json"))
+    if arguments.stage == "maps":
+        document["paired"] = paired(os.path.join(out, "results.jsonl"))
+    document["maps"] = re.sub(r"file=[^;,]*/", "file=", document["maps"])
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
                          "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"]}
     os.makedirs(DATA, exist_ok=True)
