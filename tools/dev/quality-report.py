@@ -198,7 +198,7 @@ def map_table(documents, names):
         for run, name, point, gap in map_points(document):
             called = names.get(name, f"`{name}`")
             rows.append([pair, run, called, str(point["questions"]), f"{point['exact']:.3f}", f"{point['nll']:.4f}",
-                         f"{gap['nll']:+.4f} ± {gap['error']:.4f}" if gap else ""])
+                         f"{gap['nll']:+.5f} ± {gap['error']:.5f}" if gap else ""])
     return table(["producer → receiver", "run", "map", ">questions", ">exact", ">nll", ">nll against the run's first"], rows)
 
 
@@ -236,20 +236,34 @@ def rank_and_tokens():
 """
 
 
+def explained_rows(documents):
+    """Of each start, the variance of the states' difference that each ridge explains."""
+    rows = []
+    for pair, document in documents:
+        names = document["maps"].split(";")
+        for layer in sorted({e["layer"] for e in document["explained"]}):
+            shares = {names[e["variant"]]: e["share"] for e in document["explained"] if e["layer"] == layer}
+            rows.append([pair, str(layer), ", ".join(f"`{name}` {share:.5f}" for name, share in shares.items())])
+    return rows
+
+
 def ridge():
     documents = questions_of("lambda")
     if not documents:
         return ""
-    best = []
+    spread = []
     for pair, document in documents:
         for run in sorted({run_name(p) for p in document["points"] if p["run"]}):
-            nll = {name: value for name, value in of_run(document, run).items() if name.startswith("lambda=")}
-            ordered = sorted(nll, key=nll.get)
-            best.append(f"{pair} {run} `{ordered[0]}` ({nll[ordered[0]]:.4f}; `{ordered[-1]}` {nll[ordered[-1]]:.4f})")
+            nll = [value for name, value in of_run(document, run).items() if name.startswith("lambda=")]
+            spread.append(f"{pair} {run} {100 * (max(nll) / min(nll) - 1):.1f} %")
+    stopped = [pair for pair, document in documents if document.get("unfinished")]
+    unfinished = f" Stopped before all contexts were measured, whole contexts counted: {', '.join(stopped)}." if stopped else ""
     return f"""### Does the ridge depend on the layer?
 
-The best ridge of each run by nll, and the worst: {"; ".join(best)}. {told_apart(documents, {})}
+Between the best and the worst ridge lie, of the nll, {"; ".join(spread)}. The ridge is a share of the Gram matrix's mean diagonal, so
+it weighs more where a few channels of the state are huge. {told_apart(documents, {})}{unfinished}
 
+{table(["producer → receiver", ">start", "variance explained, on the tokens fitted on"], explained_rows(documents))}
 {map_table(documents, {})}
 {sources(documents)}
 """

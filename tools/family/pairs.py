@@ -80,6 +80,11 @@ def paired(path):
     return rows
 
 
+def explained(path):
+    """Of each map that was fitted, the share of the difference's variance on the tokens fitted on."""
+    return [{"layer": line["map"], "variant": line["variant"], "share": line["explained"]} for line in read_lines(path) if "map" in line]
+
+
 def model_of(arguments, member):
     adapter = os.path.join(evaluate.FAMILY, f"{member}.gguf")
     return arguments.model if member == "base" else f"{arguments.model},{adapter}"
@@ -111,6 +116,7 @@ def main():
     document = evaluate.read_json(os.path.join(out, "profile.json"))
     if arguments.stage == "maps":
         document["paired"] = paired(os.path.join(out, "results.jsonl"))
+        document["explained"] = explained(os.path.join(out, "results.jsonl"))
     document["maps"] = re.sub(r"file=[^;,]*/", "file=", document["maps"])
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
                          "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"]}
