@@ -173,7 +173,7 @@ TEST_LIBS = $(A_SUPPORT) $(if $(PROFILE_OBJ),$(A_PROFILE)) $(if $(TOOLS_OBJ),$(A
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,$(LIBS_BROKER) $(LIBS_PROFILE) $(LIBS_WORKER) $(if $(KERNELS_OBJ),$(LIBS_KERNELS)) $(LIBS_IPC) $(LIBS_CHECK))
 
-$(addprefix $(EMU)/tests/cuda/,share tier worker exact): | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
+$(addprefix $(EMU)/tests/cuda/,share tier worker exact smollm): | $(addprefix $(EMU)/bin/,cairnd cairn cairn-worker)
 GPU_NAMES   = gpu_prefill gpu_attach gpu_tiers gpu_batch
 EMU_BENCHES = $(addprefix $(EMU)/bench/,$(GPU_NAMES))
 $(EMU)/tests/cuda/emu_bench: | $(EMU_BENCHES) $(EMU)/bin/cairnd

@@ -11,7 +11,8 @@ struct program {
     char *err; /* standard error, terminated */
 };
 
-/* Runs $CRN_BIN/NAME with arguments (NULL-terminated, without argv[0]); fails the test after 120 s.
+/* Runs $CRN_BIN/NAME with arguments (NULL-terminated, without argv[0]); fails the test after 120 s, or
+ * $CRN_TEST_TIMEOUT when that is longer.
  * own: program_free */
 struct program program_run(const char *name, const char *const *arguments);
 void program_free(struct program *p);
