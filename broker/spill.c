@@ -6,7 +6,7 @@
  * fails its transfer: what was not issued yet is dropped, what is in flight is waited for, because the memory belongs to the
  * kernel until then.
  *
- * Threads: callers submit and take, engine threads move, two checkers hash what was read and prepare what is to be written. One
+ * Threads: callers submit and take, engine threads move, two checkers hash what was read and prepare what asks for it. One
  * mutex guards the queues; it is never held across I/O, hashing or preparing.
  *
  * What it does not do: no ordering between transfers (a sync covers what the submitter saw finish), no caching, no retries of
@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #define MAX_TRIES 32u
-#define MAX_WAITING_WRITES 16u /* nothing more is prepared while so many wait: what was prepared takes memory */
+#define MAX_WAITING 16u /* reads, or writes: nothing more is prepared while so many wait, because what was prepared takes memory */
 #define RATE_WINDOW_NS 1000000000ull
 
 static uint64_t now_ns(void)
@@ -121,7 +121,7 @@ bool crn_spill_next_locked(struct crn_spill *s, struct crn_spill_piece *out_piec
     io->in_flight++;
     if (io->issued == io->total)
         pop(q);
-    if (q == &s->writes && s->prepares.head != NULL)
+    if ((q == &s->writes && s->write_prepares.head != NULL) || (q == &s->reads && s->read_prepares.head != NULL))
         pthread_cond_signal(&s->check_work);
     s->in_flight++;
     s->max_in_flight = s->in_flight > s->max_in_flight ? s->in_flight : s->max_in_flight;
@@ -255,7 +255,7 @@ static void prepare(struct crn_spill *s, struct crn_spill_io *io)
     pthread_mutex_lock(&s->lock);
     s->preparing--;
     if (io->result == 0)
-        push(&s->writes, io);
+        push(queue_of(s, io), io);
     else
         finished_locked(s, io);
     pthread_cond_signal(&s->work);
@@ -263,14 +263,26 @@ static void prepare(struct crn_spill *s, struct crn_spill_io *io)
     s->backend->wake(s);
 }
 
+/* What a checker does next, restores first. NULL: nothing now. */
+static struct crn_spill_io *next_to_check_locked(struct crn_spill *s, void (**out_do)(struct crn_spill *s, struct crn_spill_io *io))
+{
+    struct crn_spill_io *io = pop(&s->checks);
+    *out_do = check;
+    if (io != NULL)
+        return io;
+    *out_do = prepare;
+    if (s->reads.n < MAX_WAITING)
+        io = pop(&s->read_prepares);
+    return io == NULL && s->writes.n < MAX_WAITING ? pop(&s->write_prepares) : io;
+}
+
 static void *checker_main(void *arg)
 {
     struct crn_spill *s = arg;
+    void (*work)(struct crn_spill *s, struct crn_spill_io *io);
     pthread_mutex_lock(&s->lock);
     for (;;) {
-        struct crn_spill_io *io = pop(&s->checks);
-        if (io == NULL && s->writes.n < MAX_WAITING_WRITES)
-            io = pop(&s->prepares);
+        struct crn_spill_io *io = next_to_check_locked(s, &work);
         if (io == NULL) {
             if (s->checkers_stopping)
                 break;
@@ -278,10 +290,7 @@ static void *checker_main(void *arg)
             continue;
         }
         pthread_mutex_unlock(&s->lock);
-        if (io->op == CRN_SPILL_WRITE)
-            prepare(s, io);
-        else
-            check(s, io);
+        work(s, io);
         pthread_mutex_lock(&s->lock);
     }
     pthread_mutex_unlock(&s->lock);
@@ -405,7 +414,7 @@ static int check_io(const struct crn_spill *s, const struct crn_spill_io *io)
         return CAIRN_E_ARG;
     if (io->op == CRN_SPILL_SYNC)
         return 0;
-    bool later = io->op == CRN_SPILL_WRITE && io->prepare != NULL;
+    bool later = io->prepare != NULL;
     bool aligned = io->off % CRN_SPILL_ALIGN == 0 && (uintptr_t)io->mem % CRN_SPILL_ALIGN == 0;
     if (io->bytes == 0 || (io->mem == NULL && !later) || !aligned)
         return CAIRN_E_ARG;
@@ -431,9 +440,9 @@ int crn_spill_submit(struct crn_spill *s, struct crn_spill_io *io)
         s->reads_open++;
     else
         s->writes_open++;
-    if (io->op == CRN_SPILL_WRITE && io->prepare != NULL) {
+    if (io->op != CRN_SPILL_SYNC && io->prepare != NULL) {
         s->preparing++;
-        push(&s->prepares, io);
+        push(io->op == CRN_SPILL_READ ? &s->read_prepares : &s->write_prepares, io);
         pthread_cond_signal(&s->check_work);
         pthread_mutex_unlock(&s->lock);
         return 0;

@@ -35,8 +35,8 @@ struct crn_spill_io {
     uint32_t check;    /* read: 1 = compare with checksum */
     int result;        /* out: 0, -errno, CAIRN_E_CORRUPT */
     void *owner;       /* the caller's */
-    int (*prepare)(struct crn_spill_io *io); /* write, may be NULL: runs on a thread of the engine before anything is moved and sets
-                                                mem, and bytes if they become fewer; what it returns but 0 ends the transfer */
+    int (*prepare)(struct crn_spill_io *io); /* may be NULL: runs on a thread of the engine before anything is moved and sets mem, and
+                                                of a write bytes if they become fewer; what it returns but 0 ends the transfer */
 
     int (*deliver)(struct crn_spill_io *io); /* read with check, may be NULL: the same after the bytes were found right */
     struct crn_spill_io *next; /* from here on the engine's own; while not submitted, next is the caller's */

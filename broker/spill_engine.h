@@ -51,11 +51,12 @@ struct crn_spill {
     pthread_mutex_t lock; /* guards everything below */
     pthread_cond_t work;  /* pool of threads: something to do */
     pthread_cond_t check_work;
-    struct crn_spill_queue syncs, reads, writes, prepares, checks, done;
+    struct crn_spill_queue syncs, reads, writes, checks, done;
+    struct crn_spill_queue read_prepares, write_prepares;
     struct crn_spill_rate read_rate, write_rate;
     uint32_t in_flight, max_in_flight;
     uint32_t reads_open, writes_open; /* submitted, not yet in `done` */
-    uint32_t preparing; /* in prepares, or being prepared */
+    uint32_t preparing; /* in read_prepares or write_prepares, or being prepared */
     uint64_t errors, corrupt, retries, shorts;
     bool stopping, checkers_stopping;
     pthread_t checkers[CRN_SPILL_CHECKERS];

@@ -370,10 +370,12 @@ static void restore_ended(struct crn_tier *t, struct crn_tier_move *m)
         CRN_COUNT(&space->stats, io_error_total);
     crn_tier_move_to(p, CRN_SPILLED);
     crn_tier_give_memory_back(p);
+    bool good = m->stage != NULL && m->stage->failed; /* what is on NVMe; it did not get to the device */
     uint64_t entry = m->entry;
     crn_tier_wake_all(m, CRN_PROGRESS_FAILED);
     crn_tier_move_free(t, m, status);
-    crn_tier_doom(space, entry);
+    if (!good)
+        crn_tier_doom(space, entry);
 }
 
 /* What cannot be read must not be found. Children cannot be used without it. */

@@ -184,6 +184,7 @@ struct crn_tier_stage {
     struct crn_device_stage *host;
     void *there; /* in the device's memory */
     uint64_t bytes;
+    bool failed; /* the device, or memory for the buffer: not the storage */
 };
 bool crn_tier_staged(const struct crn_payload *p); /* it has memory, and that is a device's */
 int crn_tier_stage_new(struct crn_tier_move *m);   /* for a move that is otherwise ready; fails -ENOMEM */

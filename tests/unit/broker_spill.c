@@ -474,6 +474,13 @@ static int prepare_one(struct crn_spill_io *io)
     return 0;
 }
 
+static int prepare_empty(struct crn_spill_io *io)
+{
+    int status = prepare_one(io);
+    memset(io->mem, 0, 65536);
+    return status;
+}
+
 START_TEST(what_is_prepared_is_what_is_written)
 {
     paths_tmp();
@@ -541,6 +548,54 @@ START_TEST(nothing_more_is_prepared_while_writes_wait)
     crn_store_close(st);
     for (int i = 0; i < PREPARED; i++)
         free(prepared.mem[i]);
+    paths_tmp_remove();
+}
+END_TEST
+
+/* Reads may ask for their memory when their turn comes: then only so many have any, and all get what they asked for. */
+START_TEST(a_read_gets_its_memory_when_its_turn_comes)
+{
+    paths_tmp();
+    struct fault f = fault_of(LATE, CRN_SPILL_READ, 1, 0);
+    struct crn_spill_faults table = {fault_result, &f};
+    struct crn_store_config c = {.n_files = 1, .engine = engines[_i], .depth = 1, .faults = &table};
+    c.files[0] = (struct crn_store_file_config){paths_tmp_file("store"), 32 * MIB};
+    struct crn_store *st;
+    struct crn_place place[PREPARED];
+    struct buf want = buf_new(65536);
+    ck_assert_int_eq(crn_store_open(&c, &st), 0);
+    for (int i = 0; i < PREPARED; i++) {
+        ck_assert_int_eq(crn_store_take(st, 65536, &place[i]), 0);
+        struct crn_spill_io w = io_of(CRN_SPILL_WRITE, &place[i], want.p);
+        fill(want.p, 65536, (uint64_t)i);
+        ck_assert_int_eq(run(st, &w), 0);
+    }
+    for (int i = 0; i < PREPARED; i++) {
+        prepared.ios[i] = io_of(CRN_SPILL_READ, &place[i], NULL);
+        prepared.ios[i].prepare = prepare_empty;
+        ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &prepared.ios[i]), 0);
+    }
+    pthread_mutex_lock(&f.lock);
+    while (f.held == 0)
+        pthread_cond_wait(&f.changed, &f.lock);
+    pthread_mutex_unlock(&f.lock);
+    ck_assert_int_eq(crn_spill_wait(crn_store_spill(st), 300000000), CAIRN_E_TIMEOUT);
+    pthread_mutex_lock(&prepared.lock);
+    ck_assert_uint_le(prepared.now, 16 + 1 + 2);
+    pthread_mutex_unlock(&prepared.lock);
+    pthread_mutex_lock(&f.lock);
+    f.open = true;
+    pthread_cond_broadcast(&f.changed);
+    pthread_mutex_unlock(&f.lock);
+    for (int i = 0; i < PREPARED; i++)
+        ck_assert_int_eq(take(st)->result, 0);
+    for (int i = 0; i < PREPARED; i++) {
+        fill(want.p, 65536, (uint64_t)i);
+        ck_assert_mem_eq(prepared.mem[i], want.p, 65536);
+        free(prepared.mem[i]);
+    }
+    crn_store_close(st);
+    buf_check_free(&want);
     paths_tmp_remove();
 }
 END_TEST
@@ -842,6 +897,7 @@ int main(void)
         RUN_LOOP(restores_overtake_spills, N_ENGINES),
         RUN_LOOP(what_is_prepared_is_what_is_written, N_ENGINES),
         RUN_LOOP(nothing_more_is_prepared_while_writes_wait, N_ENGINES),
+        RUN_LOOP(a_read_gets_its_memory_when_its_turn_comes, N_ENGINES),
         RUN_LOOP(a_flipped_bit_or_a_cut_file_is_never_handed_out, N_ENGINES),
         RUN_TEST(threads_take_over_where_io_uring_is_forbidden),
         RUN_TEST(little_memory_to_lock_means_plain_addresses),

@@ -1230,6 +1230,43 @@ START_TEST(what_a_reader_wants_on_its_way_to_the_host_tier_stays)
 }
 END_TEST
 
+/* A job of the thread that takes things down, until the test lets it go. */
+static pthread_mutex_t held_up = PTHREAD_MUTEX_INITIALIZER;
+
+static int hold_up(struct crn_job *job)
+{
+    (void)job;
+    pthread_mutex_lock(&held_up);
+    pthread_mutex_unlock(&held_up);
+    return 0;
+}
+
+static void let_through(struct crn_job *job, int status)
+{
+    (void)job;
+    (void)status;
+}
+
+START_TEST(a_restore_does_not_wait_for_what_goes_down)
+{
+    open_world_with_host(0, 16);
+    struct crn_entry *up = publish(1, false), *down = publish(2, false);
+    struct crn_job job = {.run = hold_up, .done = let_through};
+    struct outcome o;
+    to_host(up);
+    pthread_mutex_lock(&held_up);
+    crn_copier_submit(tier->to_host, &job);
+    ck_assert_int_eq(ask_to_host(down, &o), 0);
+    read_back(up);
+    ck_assert(!o.ended && down->body->kv[0]->state == CRN_SPILLING);
+    pthread_mutex_unlock(&held_up);
+    AWAIT(o.ended);
+    ck_assert_int_eq(o.status, 0);
+    read_back(down);
+    close_world();
+}
+END_TEST
+
 START_TEST(a_full_host_tier_sends_its_coldest_on_to_nvme)
 {
     open_world_with_host(8 << 20, LAYERS);
@@ -1497,6 +1534,7 @@ int main(void)
         RUN_TEST(one_pass_over_many_leaves_what_is_read_again),
         RUN_LOOP(the_host_tier_takes_payloads_and_gives_them_back_without_storage, 2),
         RUN_TEST(what_a_reader_wants_on_its_way_to_the_host_tier_stays),
+        RUN_TEST(a_restore_does_not_wait_for_what_goes_down),
         RUN_TEST(a_full_host_tier_sends_its_coldest_on_to_nvme),
         RUN_TEST(without_nvme_a_full_host_tier_drops_its_coldest_entry),
         RUN_TEST(a_host_tier_full_of_what_must_stay_refuses),
