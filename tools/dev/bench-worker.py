@@ -102,7 +102,7 @@ def ttft():
     goals = {"finder": 3.5, "clerk": 2.8}
     for member, goal in goals.items():
         with bench.Broker("3G") as broker:
-            broker.put_plans()
+            broker.put_plans("base-finder-15-23")
             common = ("--no-publish", "--threads", str(THREADS), "--max-tokens", "24")
             with bench.Worker("base", broker, "--reuse", "never", "--threads", str(THREADS), "--max-tokens", "1") as publisher, \
                     bench.Worker(member, broker, "--reuse", "never", *common) as alone, \
