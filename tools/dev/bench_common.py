@@ -164,10 +164,10 @@ class Broker:
         return subprocess.run([os.path.join(BIN, "cairn"), "--socket", self.socket, *arguments], check=check,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def put_plans(self, finder="base-finder"):
-        """finder: which of its plans; base-finder-15-23 is the quicker one."""
-        for member, plan in (("finder", finder), ("clerk", "base-clerk")):
-            self.cli("plan", "put", os.path.join(FAMILY, "plans", f"{plan}.json"), "--producer", MODEL,
+    def put_plans(self, folder=os.path.join(FAMILY, "plans")):
+        """folder: the shipped plans, or those of the independent reference."""
+        for member in ("finder", "clerk"):
+            self.cli("plan", "put", os.path.join(folder, f"base-{member}.json"), "--producer", MODEL,
                      "--receiver", f"{MODEL},{os.path.join(FAMILY, member + '.gguf')}", "--layers", str(LAYERS))
 
 
