@@ -251,7 +251,7 @@ static void prepare(struct crn_spill *s, struct crn_spill_io *io)
         io->result = CAIRN_E_ARG;
     if (io->result != 0)
         log_failure(s, io);
-    io->total = (io->bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN;
+    io->total = crn_spill_whole(io->bytes);
     pthread_mutex_lock(&s->lock);
     s->preparing--;
     if (io->result == 0)
@@ -431,7 +431,7 @@ int crn_spill_submit(struct crn_spill *s, struct crn_spill_io *io)
         return status;
     io->total = 0;
     if (io->op != CRN_SPILL_SYNC)
-        io->total = (io->bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN;
+        io->total = crn_spill_whole(io->bytes);
     io->issued = 0;
     io->in_flight = 0;
     io->result = 0;

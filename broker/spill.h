@@ -11,6 +11,13 @@
 #include <stdint.h>
 
 #define CRN_SPILL_ALIGN 4096u /* of offsets, memory and moved lengths: enough for O_DIRECT everywhere */
+
+/* bytes, rounded up to what is moved. */
+static inline uint64_t crn_spill_whole(uint64_t bytes)
+{
+    return (bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN;
+}
+
 #define CRN_SPILL_PIECE_BYTES (1u << 20)
 #define CRN_SPILL_MAX_FILES 16u
 #define CRN_SPILL_MIN_DEPTH 1u

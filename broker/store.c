@@ -311,7 +311,7 @@ int crn_store_free(struct crn_store *st, const struct crn_place *place)
 int crn_store_check(const struct crn_store *st, const struct crn_place *place, uint64_t bytes, uint64_t checksum)
 {
     void *mem;
-    uint64_t want = (place->bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN, got = 0;
+    uint64_t want = crn_spill_whole(place->bytes), got = 0;
     if (posix_memalign(&mem, CRN_SPILL_ALIGN, want) != 0)
         return -ENOMEM;
     int status = 0;

@@ -53,11 +53,6 @@ bool crn_tier_idle(const struct crn_payload *p)
            p->kind != CRN_PAYLOAD_BLOB;
 }
 
-static uint64_t io_bytes(const struct crn_payload *p)
-{
-    return p->bytes > 0 ? p->bytes : 1; /* a layer may keep no rows */
-}
-
 void crn_tier_give_memory_back(struct crn_payload *p)
 {
     p->space->payload_bytes -= p->bytes;
@@ -173,7 +168,8 @@ void crn_tier_wake_all(struct crn_tier_move *m, enum crn_progress value)
 
 /* ---- down ---- */
 
-struct crn_tier_recode *crn_tier_recode_for(struct crn_entry *e, struct crn_payload *p, int how)
+/* An int8 copy to be written, when asked for by how, entry or namespace, and possible; else NULL. */
+static struct crn_tier_recode *recode_for(struct crn_entry *e, struct crn_payload *p, int how)
 {
     struct crn_tier_recode *recode;
     bool int8 = (how & CRN_DOWN_INT8) != 0 || e->spill_int8 || e->space->options.spill_int8;
@@ -181,10 +177,11 @@ struct crn_tier_recode *crn_tier_recode_for(struct crn_entry *e, struct crn_payl
     return possible && crn_tier_recode_new(e, p, &recode) == 0 ? recode : NULL; /* else as it is */
 }
 
-int crn_tier_submit_write(struct crn_tier *t, struct crn_tier_move *m, void *mem)
+/* Takes a place; CAIRN_E_FULL. */
+static int submit_write(struct crn_tier *t, struct crn_tier_move *m, void *mem)
 {
     struct crn_payload *p = m->payload;
-    uint64_t bytes = m->recode != NULL ? m->recode->bytes : io_bytes(p);
+    uint64_t bytes = m->recode != NULL ? m->recode->bytes : crn_tier_place_bytes(p->bytes);
     int status = crn_store_take(t->store, bytes, &m->place);
     if (status != 0)
         return status;
@@ -208,28 +205,35 @@ int crn_tier_submit_write(struct crn_tier *t, struct crn_tier_move *m, void *mem
     return 0;
 }
 
-int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order)
+int crn_tier_start_write(struct crn_entry *e, struct crn_payload *p, bool from_host, int how, struct crn_tier_order *order)
 {
     struct crn_tier *t = e->space->tier;
-    if (t->store == NULL)
-        return CAIRN_E_UNSUPPORTED;
-    if (p->state != CRN_RESIDENT || p->place.bytes > 0 || p->move != NULL || p->sink != NULL)
-        return CAIRN_E_STATE;
     struct crn_tier_move *m = crn_tier_move_new(e, p);
     if (m == NULL)
         return -ENOMEM;
     m->release = (how & CRN_DOWN_RELEASE) != 0;
-    m->recode = crn_tier_recode_for(e, p, how);
-    p->move = m;
-    int status = crn_tier_submit_write(t, m, crn_payload_at(p));
+    m->recode = recode_for(e, p, how);
+    *(from_host ? &p->sink : &p->move) = m;
+    int status = submit_write(t, m, from_host ? crn_tier_host_copy(p) : crn_payload_at(p));
     if (status != 0) {
         crn_tier_move_free(t, m, status);
         return status;
     }
     crn_tier_join(&m->orders, order);
-    crn_tier_move_to(p, CRN_SPILLING);
-    t->down_bytes += m->bytes;
+    *(from_host ? &t->sink_bytes : &t->down_bytes) += m->bytes;
     return 0;
+}
+
+int crn_tier_start_spill(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order)
+{
+    if (e->space->tier->store == NULL)
+        return CAIRN_E_UNSUPPORTED;
+    if (p->state != CRN_RESIDENT || p->place.bytes > 0 || p->move != NULL || p->sink != NULL)
+        return CAIRN_E_STATE;
+    int status = crn_tier_start_write(e, p, false, how, order);
+    if (status == 0)
+        crn_tier_move_to(p, CRN_SPILLING);
+    return status;
 }
 
 /* A bad extent stays in use until the next start; the next one is written elsewhere. */
@@ -317,7 +321,7 @@ static int start_read(struct crn_entry *e, struct crn_payload *p, struct crn_tie
     m->io = (struct crn_spill_io){.op = CRN_SPILL_READ,
                                   .file = p->place.file,
                                   .off = p->place.off,
-                                  .bytes = io_bytes(p),
+                                  .bytes = crn_tier_place_bytes(p->bytes),
                                   .mem = crn_payload_at(p),
                                   .checksum = p->checksum,
                                   .check = p->bytes > 0,
@@ -694,23 +698,23 @@ static void look_after_all(struct crn_space *space)
     }
 }
 
-static void keep_below_high(struct crn_space *space)
+/* Bytes to send down to be below the low mark; 0: not above the high one. What is leaving counts as gone. */
+static uint64_t too_much(const struct crn_tier_config *c, uint64_t limit, uint64_t used, uint64_t leaving)
 {
-    struct crn_tier *t = space->tier;
-    uint64_t limit = space->options.limit_bytes;
-    uint64_t high = limit / 100 * t->config.high_percent, low = limit / 100 * t->config.low_percent;
-    if (space->used_bytes > high + t->down_bytes)
-        crn_tier_demote(space, space->used_bytes - t->down_bytes - low, false);
+    uint64_t high = limit / 100 * c->high_percent, low = limit / 100 * c->low_percent;
+    return used > high + leaving ? used - leaving - low : 0;
 }
 
-/* The same of the host tier. Without NVMe it may fill up: then the coldest entries are dropped when there must be room. */
-static void keep_host_below_high(struct crn_space *space)
+/* Without NVMe the host tier may fill up: then the coldest entries are dropped when there must be room. */
+static void keep_below_high(struct crn_space *space)
 {
-    struct crn_tier *t = space->tier;
-    uint64_t limit = space->options.host_limit_bytes;
-    uint64_t high = limit / 100 * t->config.high_percent, low = limit / 100 * t->config.low_percent;
-    if (limit > 0 && t->store != NULL && space->host_used_bytes > high + t->sink_bytes)
-        crn_tier_sink(space, space->host_used_bytes - t->sink_bytes - low);
+    const struct crn_tier *t = space->tier;
+    uint64_t bytes = too_much(&t->config, space->options.host_limit_bytes, space->host_used_bytes, t->sink_bytes);
+    if (bytes > 0 && t->store != NULL)
+        crn_tier_sink(space, bytes);
+    bytes = too_much(&t->config, space->options.limit_bytes, space->used_bytes, t->down_bytes);
+    if (bytes > 0)
+        crn_tier_demote(space, bytes, false);
 }
 
 void crn_tier_tick(struct crn_tier *t)
@@ -724,7 +728,6 @@ void crn_tier_tick(struct crn_tier *t)
     t->any_broken = false;
     for (uint32_t i = 0; i < t->n_spaces; i++) {
         t->any_broken = (broken && sweep_broken(&t->spaces[i])) || t->any_broken;
-        keep_host_below_high(&t->spaces[i]);
         keep_below_high(&t->spaces[i]);
         if (cool)
             look_after_all(&t->spaces[i]);

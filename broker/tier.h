@@ -108,7 +108,7 @@ bool crn_tier_has_nvme(const struct crn_tier *t); /* NULL allowed */
 /* Bytes per second that restores were measured to bring back; 0: none yet. */
 uint64_t crn_tier_restore_rate(const struct crn_space *space);
 /* Where the copy of a payload in the host tier is; it must have one. It stays while the payload's body is held. */
-const void *crn_tier_host_copy(const struct crn_payload *p);
+void *crn_tier_host_copy(const struct crn_payload *p);
 /* Adds gauges to a namespace's counters. */
 void crn_tier_gauges(const struct crn_space *space, struct crn_stats *out);
 struct crn_store *crn_tier_store(const struct crn_tier *t);

@@ -29,11 +29,6 @@
 #define SLOW_SYNC_NS UINT64_C(2000000000) /* worth a line: whoever waits for durability waits for this */
 #define COOL_AT_ONCE 256u /* entries looked at when memory is short */
 
-static uint64_t place_bytes(uint64_t payload_bytes)
-{
-    return payload_bytes > 0 ? payload_bytes : 1;
-}
-
 /* ---- away ---- */
 
 static bool submit(struct crn_tier *t, struct crn_cat_batch *b, uint64_t drop_id, struct crn_tier_item *items)
@@ -525,7 +520,7 @@ static struct crn_payload *payload_of(struct crn_entry *e, const struct crn_cat_
     if (r->kind == CRN_PAYLOAD_TOKENS)
         return p;
     p->place = (struct crn_place){
-        .file = (uint32_t)file_of(e->space->tier, r->file), .off = r->off, .bytes = place_bytes(r->bytes)};
+        .file = (uint32_t)file_of(e->space->tier, r->file), .off = r->off, .bytes = crn_tier_place_bytes(r->bytes)};
     return p;
 }
 
@@ -685,7 +680,7 @@ static struct crn_entry *known_entry(const struct recovery *r, uint64_t id)
 static bool place_of(const struct crn_tier *t, const struct crn_cat_payload *p, struct crn_place *out_place)
 {
     int file = file_of(t, p->file);
-    *out_place = (struct crn_place){.file = (uint32_t)file, .off = p->off, .bytes = place_bytes(p->bytes)};
+    *out_place = (struct crn_place){.file = (uint32_t)file, .off = p->off, .bytes = crn_tier_place_bytes(p->bytes)};
     return file >= 0;
 }
 

@@ -54,14 +54,9 @@ void crn_tier_host_close(struct crn_tier *t)
     t->to_host = t->from_host = NULL;
 }
 
-void *crn_tier_host_at(const struct crn_payload *p)
+void *crn_tier_host_copy(const struct crn_payload *p)
 {
     return (char *)p->host->mem.base + (uint64_t)p->host_extent.first * CRN_GRANULE_BYTES;
-}
-
-const void *crn_tier_host_copy(const struct crn_payload *p)
-{
-    return crn_tier_host_at(p);
 }
 
 static void drop_copy(struct crn_payload *p)
@@ -121,7 +116,7 @@ static struct crn_tier_move *job_new(struct crn_entry *e, struct crn_payload *p,
     m->job = job;
     m->device = p->space->options.device;
     m->there = crn_payload_at(p);
-    m->here = crn_tier_host_at(p);
+    m->here = crn_tier_host_copy(p);
     m->arena = p->host;
     p->move = m;
     crn_tier_join(&m->orders, order);
@@ -254,25 +249,11 @@ int crn_tier_start_up(struct crn_entry *e, struct crn_payload *p, struct crn_tie
 
 int crn_tier_start_sink(struct crn_entry *e, struct crn_payload *p, int how, struct crn_tier_order *order)
 {
-    struct crn_tier *t = e->space->tier;
-    if (t->store == NULL)
+    if (e->space->tier->store == NULL)
         return CAIRN_E_UNSUPPORTED;
     if (p->state != CRN_SPILLED || p->host == NULL || p->place.bytes > 0 || p->move != NULL || p->sink != NULL)
         return CAIRN_E_STATE;
-    struct crn_tier_move *m = crn_tier_move_new(e, p);
-    if (m == NULL)
-        return -ENOMEM;
-    m->release = (how & CRN_DOWN_RELEASE) != 0;
-    m->recode = crn_tier_recode_for(e, p, how);
-    p->sink = m;
-    int status = crn_tier_submit_write(t, m, crn_tier_host_at(p));
-    if (status != 0) {
-        crn_tier_move_free(t, m, status);
-        return status;
-    }
-    crn_tier_join(&m->orders, order);
-    t->sink_bytes += m->bytes;
-    return 0;
+    return crn_tier_start_write(e, p, true, how, order);
 }
 
 static void sink_worked(struct crn_tier *t, struct crn_tier_move *m, struct crn_entry *e)

@@ -117,6 +117,12 @@ struct crn_tier {
     bool any_broken; /* entries to be dropped */
 };
 
+/* Of a place, and of what is read or written there: a layer may keep no rows. */
+static inline uint64_t crn_tier_place_bytes(uint64_t payload_bytes)
+{
+    return payload_bytes > 0 ? payload_bytes : 1;
+}
+
 /* tier.c */
 /* How a payload goes down. */
 enum { CRN_DOWN_KEEP = 0, CRN_DOWN_RELEASE = 1, CRN_DOWN_INT8 = 2 };
@@ -146,9 +152,8 @@ struct crn_entry *crn_tier_entry_of(const struct crn_tier_move *m); /* NULL: gon
 /* The payload is the coded one from here on; its plain bytes go. */
 void crn_tier_become_coded(struct crn_entry *e, struct crn_payload *p, const struct crn_tier_recode *r);
 void crn_tier_persist_for(struct crn_tier *t, struct crn_tier_move *m, struct crn_entry *e); /* it was written: record, perhaps */
-/* An int8 copy to be written, when asked for by how, entry or namespace, and possible; else NULL. */
-struct crn_tier_recode *crn_tier_recode_for(struct crn_entry *e, struct crn_payload *p, int how);
-int crn_tier_submit_write(struct crn_tier *t, struct crn_tier_move *m, void *mem); /* takes a place; CAIRN_E_FULL */
+/* A copy on NVMe begins, of what readers map (p->move) or of what is in the host tier (p->sink). fails CAIRN_E_FULL, -ENOMEM */
+int crn_tier_start_write(struct crn_entry *e, struct crn_payload *p, bool from_host, int how, struct crn_tier_order *order);
 /* A write failed: its place is free, or bad; storage is left alone for a while. */
 void crn_tier_write_failed(struct crn_tier *t, struct crn_tier_move *m);
 
@@ -156,7 +161,6 @@ void crn_tier_write_failed(struct crn_tier *t, struct crn_tier_move *m);
 bool crn_tier_has_host(const struct crn_space *space);
 int crn_tier_host_open(struct crn_tier *t);
 void crn_tier_host_close(struct crn_tier *t);
-void *crn_tier_host_at(const struct crn_payload *p);
 int crn_tier_start_down(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order); /* RESIDENT -> SPILLED there */
 int crn_tier_start_up(struct crn_entry *e, struct crn_payload *p, struct crn_tier_order *order);   /* memory is taken */
 /* Its copy in the host tier goes on to NVMe. */

@@ -74,6 +74,7 @@ enum level { FROM_MEMORY = 0, FROM_HOST = 1 }; /* which readers map; the tier be
 
 struct candidates {
     enum level level;
+    bool hurry; /* crn_tier_demote's */
     uint32_t n;
     uint64_t bytes;   /* of what may go */
     uint64_t leaving; /* on its way down */
@@ -114,15 +115,15 @@ static int goes_before(const void *a, const void *b)
     return x->layer > y->layer ? -1 : x->layer < y->layer;
 }
 
-static bool collect(const struct crn_entry *e, enum level level, struct candidates *out)
+/* What may leave its level. */
+static bool collect(const struct crn_entry *e, struct candidates *out)
 {
-    out->level = level;
     out->n = 0;
     out->bytes = out->leaving = 0;
     if (e->pinned || e->broken || !crn_tier_quiet(e))
         return false;
     crn_body_each(e->body, add_candidate, out);
-    if (e->item != NULL && level == FROM_MEMORY) /* once durable it goes cold, and its tokens with it */
+    if (e->item != NULL && out->level == FROM_MEMORY) /* once durable it goes cold, and its tokens with it */
         out->leaving += (uint64_t)e->body->tokens->extent.n * CRN_GRANULE_BYTES;
     return out->n > 0;
 }
@@ -139,13 +140,12 @@ struct choice {
 static struct choice coldest_of(struct crn_space *space, enum crn_lru_list list, uint64_t enough, const struct weights *w,
                                 struct candidates *scratch)
 {
-    enum level level = scratch->level;
     struct crn_lru_walk walk = crn_lru_from_coldest(space, list);
     struct choice c = {.coldness = -1.0};
     struct crn_entry *e;
     uint32_t n = 0;
     while ((n < CRN_LRU_CANDIDATES || c.bytes + c.leaving <= enough) && (e = crn_lru_next(&walk)) != NULL) {
-        bool may = collect(e, level, scratch);
+        bool may = collect(e, scratch);
         c.bytes += scratch->bytes;
         c.leaving += scratch->leaving;
         double cold = may ? coldness(w, e, scratch->bytes) : -1.0;
@@ -191,6 +191,13 @@ static struct crn_entry *coldest_on_nvme(struct crn_space *space, enum crn_lru_l
     return victim;
 }
 
+static void evict(struct crn_space *space, struct crn_entry *victim)
+{
+    CRN_COUNT(&space->stats, evicted_total);
+    CRN_ADD(&space->stats, evicted_bytes_total, crn_tier_brief(victim).bytes);
+    crn_space_remove(space, victim);
+}
+
 /* Room on NVMe: the coldest entries that are only there; else those that are there, too. */
 static void drop_from_store(struct crn_space *space)
 {
@@ -201,9 +208,7 @@ static void drop_from_store(struct crn_space *space)
             victim = coldest_on_nvme(space, list, &w);
         if (victim == NULL)
             return;
-        CRN_COUNT(&space->stats, evicted_total);
-        CRN_ADD(&space->stats, evicted_bytes_total, crn_tier_brief(victim).bytes);
-        crn_space_remove(space, victim);
+        evict(space, victim);
     }
 }
 
@@ -220,24 +225,55 @@ static void store_full(struct crn_space *space)
     drop_from_store(space);
 }
 
-/* ---- the host tier ---- */
+/* ---- down ---- */
 
 static bool paused(const struct crn_tier *t)
 {
     return t->store == NULL || crn_now_ns() < t->paused_until_ns;
 }
 
-/* One entry's copies there, until `bytes` are, or soon will be, free; returns how many. */
-static uint64_t send_on(struct crn_entry *e, struct candidates *c, uint64_t bytes, bool *out_full)
+/* Out of the memory that readers map, to the host tier if it can be; -EAGAIN: there will be room for it. */
+static int go_down(struct crn_entry *e, struct crn_payload *p, bool hurry)
 {
     struct crn_tier *t = e->space->tier;
+    bool host = crn_tier_has_host(e->space) && crn_now_ns() >= t->host_paused_until_ns && !(hurry && p->place.bytes > 0);
+    if ((!host || p->host != NULL) && crn_tier_release(p))
+        return 0;
+    int status = host ? crn_tier_start_down(e, p, NULL) : CAIRN_E_UNSUPPORTED;
+    enum crn_tier_room room = CRN_ROOM_MADE;
+    while (status == CAIRN_E_FULL && (room = crn_tier_host_room(e, p->bytes)) == CRN_ROOM_MADE)
+        status = crn_tier_start_down(e, p, NULL);
+    if (status == 0)
+        return 0;
+    if (status == CAIRN_E_FULL && room == CRN_ROOM_COMING)
+        return -EAGAIN;
+    if (crn_tier_release(p))
+        return 0;
+    return paused(t) ? status : crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL);
+}
+
+/* Out of the host tier, on to NVMe. */
+static int go_on(struct crn_entry *e, struct crn_payload *p)
+{
+    if (crn_tier_host_release(e, p))
+        return 0;
+    return paused(e->space->tier) ? CAIRN_E_STATE : crn_tier_start_sink(e, p, CRN_DOWN_RELEASE, NULL);
+}
+
+static uint64_t leaving(const struct crn_tier *t, enum level level)
+{
+    return level == FROM_HOST ? t->sink_bytes : t->down_bytes;
+}
+
+/* Sends one entry's payloads down until `bytes` are, or soon will be, free; returns how many. full: the store had no room. */
+static uint64_t send_down(struct crn_entry *e, struct candidates *c, uint64_t bytes, bool *out_full)
+{
+    const struct crn_tier *t = e->space->tier;
     uint64_t freed = 0;
     qsort(c->p, c->n, sizeof c->p[0], goes_before);
-    for (uint32_t i = 0; i < c->n && freed < bytes && t->sink_bytes < DOWN_LIMIT_BYTES; i++) {
-        uint64_t gain = held(c->p[i], FROM_HOST);
-        int status = crn_tier_host_release(e, c->p[i]) ? 0 : CAIRN_E_STATE;
-        if (status != 0 && !paused(t))
-            status = crn_tier_start_sink(e, c->p[i], CRN_DOWN_RELEASE, NULL);
+    for (uint32_t i = 0; i < c->n && freed < bytes && leaving(t, c->level) < DOWN_LIMIT_BYTES; i++) {
+        uint64_t gain = held(c->p[i], c->level);
+        int status = c->level == FROM_HOST ? go_on(e, c->p[i]) : go_down(e, c->p[i], c->hurry);
         *out_full = status == CAIRN_E_FULL;
         if (status != 0)
             break;
@@ -246,24 +282,47 @@ static uint64_t send_on(struct crn_entry *e, struct candidates *c, uint64_t byte
     return freed;
 }
 
-static uint64_t sink_some(struct crn_space *space, uint64_t bytes, bool *out_full)
+/* The coldest entries of the level in c, one after the other. */
+static uint64_t send_some(struct crn_space *space, struct candidates *c, uint64_t bytes, bool *out_full)
 {
-    struct crn_tier *t = space->tier;
-    static struct candidates c; /* loop thread */
+    const struct crn_tier *t = space->tier;
     struct weights w = weights_now(t);
     uint64_t freed = 0;
     *out_full = false;
-    c.level = FROM_HOST;
-    while (freed < bytes && !*out_full && t->sink_bytes < DOWN_LIMIT_BYTES) {
-        struct crn_entry *e = coldest(space, &w, &c);
-        if (e == NULL || !collect(e, FROM_HOST, &c))
+    while (freed < bytes && !*out_full && leaving(t, c->level) < DOWN_LIMIT_BYTES) {
+        struct crn_entry *e = coldest(space, &w, c);
+        if (e == NULL || !collect(e, c))
             break;
-        uint64_t got = send_on(e, &c, bytes - freed, out_full);
+        uint64_t got = send_down(e, c, bytes - freed, out_full);
         if (got == 0)
             break;
         freed += got;
     }
     return freed;
+}
+
+uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes, bool hurry)
+{
+    static struct candidates c; /* loop thread */
+    struct crn_tier *t = space->tier;
+    bool full;
+    if (paused(t) && !crn_tier_has_host(space))
+        return 0;
+    c.level = FROM_MEMORY;
+    c.hurry = hurry;
+    uint64_t freed = send_some(space, &c, bytes, &full);
+    if (full && t->store != NULL && !t->keep)
+        store_full(space);
+    return freed;
+}
+
+/* ---- the host tier ---- */
+
+static uint64_t sink_some(struct crn_space *space, uint64_t bytes, bool *out_full)
+{
+    static struct candidates c; /* loop thread; crn_tier_demote is at work on its own */
+    c.level = FROM_HOST;
+    return send_some(space, &c, bytes, out_full);
 }
 
 uint64_t crn_tier_sink(struct crn_space *space, uint64_t bytes)
@@ -299,11 +358,8 @@ static void drop_coldest(struct crn_space *space, const struct crn_entry *except
             n += bytes > 0;
         }
     }
-    if (victim == NULL)
-        return;
-    CRN_COUNT(&space->stats, evicted_total);
-    CRN_ADD(&space->stats, evicted_bytes_total, crn_tier_brief(victim).bytes);
-    crn_space_remove(space, victim);
+    if (victim != NULL)
+        evict(space, victim);
 }
 
 enum crn_tier_room crn_tier_host_room(struct crn_entry *e, uint64_t bytes)
@@ -323,67 +379,4 @@ enum crn_tier_room crn_tier_host_room(struct crn_entry *e, uint64_t bytes)
     if (space->host_used_bytes < before)
         return CRN_ROOM_MADE;
     return t->sink_bytes > 0 || full ? CRN_ROOM_COMING : CRN_ROOM_NONE;
-}
-
-/* ---- down ---- */
-
-/* Out of the memory that readers map, to the host tier if it can be; -EAGAIN: there will be room for it. */
-static int go_down(struct crn_entry *e, struct crn_payload *p, bool hurry)
-{
-    struct crn_tier *t = e->space->tier;
-    bool host = crn_tier_has_host(e->space) && crn_now_ns() >= t->host_paused_until_ns && !(hurry && p->place.bytes > 0);
-    if ((!host || p->host != NULL) && crn_tier_release(p))
-        return 0;
-    int status = host ? crn_tier_start_down(e, p, NULL) : CAIRN_E_UNSUPPORTED;
-    enum crn_tier_room room = CRN_ROOM_MADE;
-    while (status == CAIRN_E_FULL && (room = crn_tier_host_room(e, p->bytes)) == CRN_ROOM_MADE)
-        status = crn_tier_start_down(e, p, NULL);
-    if (status == 0)
-        return 0;
-    if (status == CAIRN_E_FULL && room == CRN_ROOM_COMING)
-        return -EAGAIN;
-    if (crn_tier_release(p))
-        return 0;
-    return paused(t) ? status : crn_tier_start_spill(e, p, CRN_DOWN_RELEASE, NULL);
-}
-
-/* Sends one entry's payloads down until `bytes` are, or soon will be, free; returns how many. full: the store had no room. */
-static uint64_t send_down(struct crn_entry *e, struct candidates *c, uint64_t bytes, bool hurry, bool *out_full)
-{
-    struct crn_tier *t = e->space->tier;
-    uint64_t freed = 0;
-    qsort(c->p, c->n, sizeof c->p[0], goes_before);
-    for (uint32_t i = 0; i < c->n && freed < bytes && t->down_bytes < DOWN_LIMIT_BYTES; i++) {
-        uint64_t gain = held(c->p[i], FROM_MEMORY);
-        int status = go_down(e, c->p[i], hurry);
-        *out_full = status == CAIRN_E_FULL;
-        if (status != 0)
-            break;
-        freed += gain;
-    }
-    return freed;
-}
-
-uint64_t crn_tier_demote(struct crn_space *space, uint64_t bytes, bool hurry)
-{
-    struct crn_tier *t = space->tier;
-    static struct candidates c; /* loop thread */
-    uint64_t freed = 0;
-    bool full = false;
-    if (paused(t) && !crn_tier_has_host(space))
-        return 0;
-    struct weights w = weights_now(t);
-    c.level = FROM_MEMORY;
-    while (freed < bytes && !full && t->down_bytes < DOWN_LIMIT_BYTES) {
-        struct crn_entry *e = coldest(space, &w, &c);
-        if (e == NULL || !collect(e, FROM_MEMORY, &c))
-            break;
-        uint64_t got = send_down(e, &c, bytes - freed, hurry, &full);
-        if (got == 0)
-            break;
-        freed += got;
-    }
-    if (full && t->store != NULL && !t->keep)
-        store_full(space);
-    return freed;
 }

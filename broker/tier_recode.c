@@ -1,9 +1,9 @@
 /* Int8 on the way down: keys and values of one layer, coded anew while they are written.
  *
  * The copy is made by a thread of the spill engine, into memory of its own, from the payload that is still in its arena, in the
- * host tier, or in the buffer that a payload of a device goes through; the
- * payload becomes the coded one only when the write has ended and nobody reads the plain one (tier.c), else the copy is
- * forgotten. It never goes the other way: what comes back is int8. States are left as they are: a run starts from them. */
+ * host tier, or in the buffer that a payload of a device goes through; the payload becomes the coded one only when the write has
+ * ended and nobody reads the plain one (tier.c), else the copy is forgotten. It never goes the other way: what comes back is int8.
+ * States are left as they are: a run starts from them. */
 #include "broker/tier_impl.h"
 
 #include "broker/gather.h"
@@ -59,7 +59,7 @@ int crn_tier_recode_run(struct crn_spill_io *io)
 {
     struct crn_tier_recode *r = ((struct crn_tier_move *)(void *)io)->recode;
     struct crn_gather_head heads[CAIRN_MAX_KV_HEADS];
-    uint64_t whole = (r->bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN;
+    uint64_t whole = crn_spill_whole(r->bytes);
     void *coded;
     if (posix_memalign(&coded, CRN_SPILL_ALIGN, whole) != 0)
         return -ENOMEM;

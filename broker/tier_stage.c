@@ -12,11 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t whole(uint64_t bytes)
-{
-    return (bytes + CRN_SPILL_ALIGN - 1) / CRN_SPILL_ALIGN * CRN_SPILL_ALIGN;
-}
-
 bool crn_tier_staged(const struct crn_payload *p)
 {
     return p->arena != NULL && !p->arena->mem.ops->cpu_visible;
@@ -25,7 +20,7 @@ bool crn_tier_staged(const struct crn_payload *p)
 /* Bytes of the buffer for so many: never none. */
 static uint64_t buffer_bytes(uint64_t bytes)
 {
-    return whole(bytes > 0 ? bytes : 1);
+    return crn_spill_whole(crn_tier_place_bytes(bytes));
 }
 
 static int stage_out(struct crn_spill_io *io)

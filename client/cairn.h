@@ -470,8 +470,9 @@ CAIRN_API int cairn_pin(struct cairn_client *client, struct cairn_entry_id entry
 CAIRN_API int cairn_evict(struct cairn_client *client, struct cairn_entry_id entry, uint64_t deadline_ns,
                           uint64_t *out_entries, uint64_t *out_bytes);
 /* Layers first..last of an entry to a tier (enum cairn_tier: nvme; host for payloads of a device), and back. A spill of all layers
- * to nvme returns when the entry, and all it continues, would survive a restart; what is in the host tier would not. With CAIRN_SPILL_INT8 added to the tier, keys and values that nobody reads become int8 on
- * the way down, and stay so when they come back; what is on NVMe already stays as it is. */
+ * to nvme returns when the entry, and all it continues, would survive a restart; what is in the host tier would not. With
+ * CAIRN_SPILL_INT8 added to the tier, keys and values that nobody reads become int8 on the way down, and stay so when they come
+ * back; what is on NVMe already stays as it is. */
 #define CAIRN_SPILL_INT8 0x100u
 CAIRN_API int cairn_spill(struct cairn_client *client, struct cairn_entry_id entry, uint32_t first, uint32_t last,
                           uint32_t tier, uint64_t deadline_ns);
