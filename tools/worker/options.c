@@ -430,44 +430,43 @@ static int apply_flag(struct crn_worker_options *o, int id)
     }
 }
 
-/* Where the broker is, what to compute on, and how numbers are kept there. */
-static int apply_place(struct crn_worker_options *o, int id, const char *arg)
+/* Options that are texts as they are; NULL: another one. */
+static const char **text_of(struct crn_worker_options *o, int id)
 {
-    if (id == OPT_DEVICE)
-        return parse_device(o, arg);
-    if (id == OPT_WEIGHTS)
-        return parse_weights(o, arg);
-    if (id == OPT_SOCKET)
-        o->socket = arg;
-    else
-        o->backend = arg;
-    return 0;
+    switch (id) {
+    case OPT_MODEL:
+        return &o->model;
+    case OPT_LABEL:
+        return &o->label;
+    case OPT_CONTEXT:
+        return &o->context_file;
+    case OPT_REQUESTS:
+        return &o->requests_file;
+    case OPT_SOCKET:
+        return &o->socket;
+    case OPT_BACKEND:
+        return &o->backend;
+    default:
+        return NULL;
+    }
 }
 
 static int apply(struct crn_worker_options *o, int id, const char *arg)
 {
-    switch (id) {
-    case OPT_MODEL:
-        o->model = arg;
+    const char **text = text_of(o, id);
+    if (text != NULL) {
+        *text = arg;
         return 0;
+    }
+    switch (id) {
     case OPT_ADAPTER:
         return add_adapter(o, arg);
-    case OPT_LABEL:
-        o->label = arg;
-        return 0;
-    case OPT_CONTEXT:
-        o->context_file = arg;
-        return 0;
     case OPT_ASK:
         return add_ask(o, arg);
-    case OPT_REQUESTS:
-        o->requests_file = arg;
-        return 0;
-    case OPT_SOCKET:
-    case OPT_BACKEND:
     case OPT_DEVICE:
+        return parse_device(o, arg);
     case OPT_WEIGHTS:
-        return apply_place(o, id, arg);
+        return parse_weights(o, arg);
     case OPT_REUSE:
         return parse_reuse(o, arg);
     case OPT_QUALITY:
