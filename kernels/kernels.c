@@ -22,6 +22,12 @@ const struct crn_kernel_ops *crn_kernels_named(const char *name)
     return NULL;
 }
 
+const struct crn_kernel_ops *crn_kernels_host(void)
+{
+    char why[64];
+    return crn_kernels_cpu.probe(why, sizeof why) ? &crn_kernels_cpu : &crn_kernels_ref;
+}
+
 size_t crn_weight_row_bytes(uint32_t type, size_t cols)
 {
     bool whole_blocks = cols % CRN_QUANT_BLOCK == 0;

@@ -172,5 +172,7 @@ extern const struct crn_kernel_ops crn_kernels_cuda; /* with CRN_CUDA only; its 
 
 /* "ref", "cpu" or "cuda"; NULL when the name is unknown or not compiled in. */
 const struct crn_kernel_ops *crn_kernels_named(const char *name);
+/* For numbers in host memory: cpu where this processor can, else ref. */
+const struct crn_kernel_ops *crn_kernels_host(void);
 
 #endif

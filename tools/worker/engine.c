@@ -38,7 +38,6 @@ static int set_frequencies(struct crn_engine *e)
 /* Stored forms are for the CPU: a device multiplies what is there. */
 static int set_weights(struct crn_engine *e, const struct crn_weights *weights)
 {
-    char why[64];
     e->weights = weights;
     if (crn_memory_apart(&e->exec) != crn_memory_apart(&weights->exec))
         return CAIRN_E_ARG;
@@ -47,7 +46,7 @@ static int set_weights(struct crn_engine *e, const struct crn_weights *weights)
         e->host_exec = e->exec;
         return crn_stored_build(weights, &e->stored);
     }
-    e->host_ops = crn_kernels_cpu.probe(why, sizeof why) ? &crn_kernels_cpu : &crn_kernels_ref;
+    e->host_ops = crn_kernels_host();
     e->stored.layers = calloc(weights->shape.n_layers, sizeof *e->stored.layers);
     return e->stored.layers != NULL ? 0 : -ENOMEM;
 }

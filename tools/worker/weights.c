@@ -609,15 +609,12 @@ static uint32_t staged_rows(const struct slot *slot)
 static int put_rows(const struct loading *ld, const struct slot *slot, uint32_t first, uint32_t n)
 {
     static const struct crn_exec here;
-    char why[64];
     size_t numbers = (size_t)n * slot->cols, at = (size_t)first * slot->cols;
-    const struct crn_kernel_ops *ops =
-        crn_kernels_cpu.probe(why, sizeof why) ? &crn_kernels_cpu : &crn_kernels_ref;
     if (slot->type == CRN_W_F32)
         return crn_memory_put(&ld->w->exec, (float *)slot->data + at, ld->stage,
                               numbers * sizeof(float));
     uint16_t *narrow = (uint16_t *)(void *)(ld->stage + ld->stage_floats);
-    int rc = ops->convert(&here, ld->stage, CAIRN_F32, numbers, CAIRN_BF16, narrow);
+    int rc = crn_kernels_host()->convert(&here, ld->stage, CAIRN_F32, numbers, CAIRN_BF16, narrow);
     return rc != 0 ? rc
                    : crn_memory_put(&ld->w->exec, (uint16_t *)slot->data + at, narrow,
                                     numbers * sizeof *narrow);
