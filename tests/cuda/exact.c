@@ -237,18 +237,6 @@ END_TEST
 
 /* ---- states of plans that came later ---- */
 
-static void store_plan_from(const struct scene *s, uint32_t first)
-{
-    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
-    uint64_t plan;
-    put.plan.producer = s->r.model.weights->digest;
-    put.plan.receiver.b[0] = (uint8_t)(1 + first);
-    put.plan.first = first;
-    put.plan.last = first;
-    put.plan.quality = 1;
-    ck_assert_int_eq(cairn_plan_store(s->r.client, &put, SOON, &plan), 0);
-}
-
 /* Two plans that start at different layers; the producer's next worker adds both states, from rows on the device. */
 START_TEST(states_added_later_serve_like_those_published_at_once)
 {
@@ -259,8 +247,8 @@ START_TEST(states_added_later_serve_like_those_published_at_once)
     scene_open(&s, stores[_i].dtype, 0, NULL);
     struct crn_ids context = receiver_tokens(&s.r, text);
     publish(&s, text, (size_t)_i, "off", NULL);
-    store_plan_from(&s, 1);
-    store_plan_from(&s, LAYERS - 1);
+    receiver_store_plan(&s.r, 1);
+    receiver_store_plan(&s.r, LAYERS - 1);
     json_t *line = read_and_publish(&s, text, (size_t)_i, "off", NULL);
     ck_assert_str_eq(json_text(line, "class"), "exact");
     json_decref(line);

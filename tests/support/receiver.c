@@ -151,6 +151,18 @@ void reading_same(const struct reading *a, const struct reading *b, const char *
     same_answer(a, b, what);
 }
 
+void receiver_store_plan(const struct receiver *r, uint32_t layer)
+{
+    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
+    uint64_t plan;
+    put.plan.producer = r->model.weights->digest;
+    put.plan.receiver.b[0] = (uint8_t)(1 + layer);
+    put.plan.first = layer;
+    put.plan.last = layer;
+    put.plan.quality = 1;
+    ck_assert_int_eq(cairn_plan_store(r->client, &put, SOON, &plan), 0);
+}
+
 struct crn_reuse_choice choice_auto(void)
 {
     return (struct crn_reuse_choice){.mode = CRN_REUSE_AUTO, .timeout_ms = 10000};

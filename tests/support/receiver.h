@@ -61,6 +61,9 @@ void reading_same_bits(const struct reading *a, const struct reading *b, const c
 /* The design's bound: |difference| <= 2e-3, same tokens. */
 void reading_same(const struct reading *a, const struct reading *b, const char *what);
 
+/* A plan from this model to another one, for a run of one layer: the state that enters it is wanted from then on. */
+void receiver_store_plan(const struct receiver *r, uint32_t layer);
+
 /* The choices of the worker's --reuse. */
 struct crn_reuse_choice choice_auto(void);
 struct crn_reuse_choice choice_run(uint32_t first, uint32_t last);

@@ -424,18 +424,6 @@ END_TEST
 
 /* ---- states of plans that came later ---- */
 
-static void store_plan_from(const struct scene *s, uint32_t first)
-{
-    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
-    uint64_t plan;
-    put.plan.producer = s->r.model.weights->digest;
-    put.plan.receiver.b[0] = 1;
-    put.plan.first = first;
-    put.plan.last = first;
-    put.plan.quality = 1;
-    ck_assert_int_eq(cairn_plan_store(s->r.client, &put, SOON, &plan), 0);
-}
-
 START_TEST(a_state_added_later_serves_like_one_published_at_once)
 {
     struct scene s;
@@ -449,7 +437,7 @@ START_TEST(a_state_added_later_serves_like_one_published_at_once)
                                    "f32",     "--context", text_file(0, text, -1),
                                    NULL};
     json_decref(worker_line(&s.broker, options));
-    store_plan_from(&s, last);
+    receiver_store_plan(&s.r, last);
     json_t *line = worker_line(&s.broker, options);
     ck_assert_str_eq(json_text(line, "class"), "exact");
     json_decref(line);

@@ -282,6 +282,24 @@ static struct fault fault_of(int kind, uint32_t op, int every, int error)
     return f;
 }
 
+/* Until a transfer is held at its end. */
+static void fault_await(struct fault *f)
+{
+    pthread_mutex_lock(&f->lock);
+    while (f->held == 0)
+        pthread_cond_wait(&f->changed, &f->lock);
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* Nothing is held any more. */
+static void fault_end(struct fault *f)
+{
+    pthread_mutex_lock(&f->lock);
+    f->open = true;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+}
+
 START_TEST(short_and_interrupted_pieces_are_finished)
 {
     static const int kinds[] = {SHORT, SHORT_ODD, AGAIN};
@@ -361,16 +379,10 @@ START_TEST(late_completions_hold_the_memory_until_they_arrive)
     ck_assert_int_eq(crn_store_take(st, MIB, &place), 0);
     struct crn_spill_io r = io_of(CRN_SPILL_READ, &place, b.p);
     ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &r), 0);
-    pthread_mutex_lock(&f.lock);
-    while (f.held == 0)
-        pthread_cond_wait(&f.changed, &f.lock);
-    pthread_mutex_unlock(&f.lock);
+    fault_await(&f);
     ck_assert_int_eq(crn_spill_wait(crn_store_spill(st), 1000000), CAIRN_E_TIMEOUT);
     ck_assert_ptr_null(crn_spill_take(crn_store_spill(st)));
-    pthread_mutex_lock(&f.lock);
-    f.open = true;
-    pthread_cond_broadcast(&f.changed);
-    pthread_mutex_unlock(&f.lock);
+    fault_end(&f);
     ck_assert_ptr_eq(take(st), &r);
     ck_assert_int_eq(r.result, 0);
     crn_store_close(st);
@@ -398,12 +410,8 @@ START_TEST(restores_overtake_spills)
         io[i] = io_of(i < N ? CRN_SPILL_WRITE : CRN_SPILL_READ, &place, b.p + (size_t)i * MIB);
         ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &io[i]), 0);
     }
-    pthread_mutex_lock(&f.lock);
-    while (f.held == 0)
-        pthread_cond_wait(&f.changed, &f.lock);
-    f.open = true;
-    pthread_cond_broadcast(&f.changed);
-    pthread_mutex_unlock(&f.lock);
+    fault_await(&f);
+    fault_end(&f);
     int place_of_read = -1;
     for (int i = 0; i <= N; i++) {
         if (take(st) == &io[N])
@@ -531,18 +539,12 @@ START_TEST(nothing_more_is_prepared_while_writes_wait)
         prepared.ios[i].prepare = prepare_one;
         ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &prepared.ios[i]), 0);
     }
-    pthread_mutex_lock(&f.lock);
-    while (f.held == 0)
-        pthread_cond_wait(&f.changed, &f.lock);
-    pthread_mutex_unlock(&f.lock);
+    fault_await(&f);
     ck_assert_int_eq(crn_spill_wait(crn_store_spill(st), 300000000), CAIRN_E_TIMEOUT); /* they had time to run ahead */
     pthread_mutex_lock(&prepared.lock);
     ck_assert_uint_le(prepared.now, 16 + 1 + 2); /* waiting, in flight, one per thread that prepares */
     pthread_mutex_unlock(&prepared.lock);
-    pthread_mutex_lock(&f.lock);
-    f.open = true;
-    pthread_cond_broadcast(&f.changed);
-    pthread_mutex_unlock(&f.lock);
+    fault_end(&f);
     for (int i = 0; i < PREPARED; i++)
         ck_assert_int_eq(take(st)->result, 0);
     crn_store_close(st);
@@ -575,18 +577,12 @@ START_TEST(a_read_gets_its_memory_when_its_turn_comes)
         prepared.ios[i].prepare = prepare_empty;
         ck_assert_int_eq(crn_spill_submit(crn_store_spill(st), &prepared.ios[i]), 0);
     }
-    pthread_mutex_lock(&f.lock);
-    while (f.held == 0)
-        pthread_cond_wait(&f.changed, &f.lock);
-    pthread_mutex_unlock(&f.lock);
+    fault_await(&f);
     ck_assert_int_eq(crn_spill_wait(crn_store_spill(st), 300000000), CAIRN_E_TIMEOUT);
     pthread_mutex_lock(&prepared.lock);
     ck_assert_uint_le(prepared.now, 16 + 1 + 2);
     pthread_mutex_unlock(&prepared.lock);
-    pthread_mutex_lock(&f.lock);
-    f.open = true;
-    pthread_cond_broadcast(&f.changed);
-    pthread_mutex_unlock(&f.lock);
+    fault_end(&f);
     for (int i = 0; i < PREPARED; i++)
         ck_assert_int_eq(take(st)->result, 0);
     for (int i = 0; i < PREPARED; i++) {

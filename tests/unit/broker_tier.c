@@ -390,6 +390,14 @@ static void order_down(struct crn_entry *e, struct outcome *o)
     order_down_as(e, false, o);
 }
 
+/* The same, held when n writes are under way. */
+static void order_held(struct crn_entry *e, int n, struct outcome *o)
+{
+    gate_hold(CRN_SPILL_WRITE);
+    order_down(e, o);
+    gate_await(n);
+}
+
 /* Wholly on NVMe, and durable. */
 static void spill(struct crn_entry *e)
 {
@@ -422,9 +430,7 @@ START_TEST(memory_goes_after_the_write_and_not_before)
     struct crn_entry *e = publish(1, false);
     struct outcome o;
     uint64_t used = space.used_bytes;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    order_held(e, LAYERS, &o);
     settle();
     ck_assert_uint_eq(space.used_bytes, used);
     for (uint32_t l = 0; l < LAYERS; l++) {
@@ -470,9 +476,7 @@ START_TEST(an_entry_waits_for_its_last_payload)
     open_world(8 << 20);
     struct crn_entry *slow = publish(1, false), *quick = publish(2, false);
     struct outcome o;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(slow, &o);
-    gate_await(LAYERS);
+    order_held(slow, LAYERS, &o);
     for (uint32_t l = 0; l + 1 < LAYERS; l++)
         gate_let(off_of(slow->body->kv[l]));
     uint64_t last = off_of(slow->body->kv[LAYERS - 1]);
@@ -497,9 +501,7 @@ START_TEST(writes_that_end_in_reverse_order_each_free_their_own)
     open_world(8 << 20);
     struct crn_entry *e = publish(1, false);
     struct outcome o;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    order_held(e, LAYERS, &o);
     for (uint32_t l = LAYERS; l-- > 0;) {
         gate_let(off_of(e->body->kv[l]));
         AWAIT(e->body->kv[l]->state == CRN_SPILLED);
@@ -565,9 +567,7 @@ START_TEST(an_entry_dropped_while_it_is_written_keeps_memory_and_extents_until_t
     open_world(8 << 20);
     struct crn_entry *e = publish(1, false);
     struct outcome o, second;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    order_held(e, LAYERS, &o);
     uint64_t used = crn_store_used_bytes(tier->store), memory = space.used_bytes;
     crn_space_remove(&space, e);
     settle();
@@ -591,9 +591,7 @@ START_TEST(a_lease_taken_while_a_payload_goes_down_keeps_it_in_memory)
     open_world(8 << 20);
     struct crn_entry *e = publish(1, false);
     struct outcome o;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    order_held(e, LAYERS, &o);
     struct crn_lease *lease = attach(e);
     for (uint32_t l = 0; l < LAYERS; l++)
         ck_assert_uint_eq(progress(lease, l), CRN_PROGRESS_READY);
@@ -753,9 +751,7 @@ START_TEST(spilling_a_child_whose_parent_cannot_be_written_says_so)
     open_world(8 << 20);
     struct crn_entry *root = publish(1, false), *leaf = publish_after(root, 2, false);
     struct outcome o;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(leaf, &o);
-    gate_await(2 * LAYERS);
+    order_held(leaf, 2 * LAYERS, &o);
     gate_spoil(CRN_SPILL_WRITE, off_of(root->body->kv[1]), -EIO);
     gate_open();
     AWAIT(o.ended);
@@ -883,9 +879,7 @@ START_TEST(a_failed_write_leaves_the_payload_where_it_was)
     open_world(8 << 20);
     struct crn_entry *e = publish(1, false);
     struct outcome o;
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    order_held(e, LAYERS, &o);
     gate_spoil(CRN_SPILL_WRITE, off_of(e->body->kv[2]), errors[_i]);
     gate_open();
     AWAIT(o.ended);
@@ -1166,10 +1160,20 @@ static void to_host(struct crn_entry *e)
     ck_assert_int_eq(o.status, 0);
 }
 
+/* A world with an entry in the host tier, whose writes to NVMe are under way and held. */
+static struct crn_entry *sinking(struct outcome *o)
+{
+    open_world_with_host(8 << 20, 16);
+    struct crn_entry *e = publish(1, false);
+    to_host(e);
+    order_held(e, LAYERS, o);
+    return e;
+}
+
 static bool in_host(const struct crn_payload *p)
 {
     return p->state == CRN_SPILLED && p->tier == CAIRN_TIER_HOST && p->arena == NULL && p->host != NULL &&
-           crn_hash64(crn_tier_host_at(p), p->bytes) == p->checksum;
+           crn_hash64(crn_tier_host_copy(p), p->bytes) == p->checksum;
 }
 
 static bool on_nvme(const struct crn_entry *e)
@@ -1352,13 +1356,8 @@ END_TEST
 /* The copy is being written to NVMe: that holds up no reader, and what was written counts. */
 START_TEST(a_reader_does_not_wait_for_what_is_written_from_the_host_tier)
 {
-    open_world_with_host(8 << 20, 16);
-    struct crn_entry *e = publish(1, false);
     struct outcome o;
-    to_host(e);
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    struct crn_entry *e = sinking(&o);
     struct crn_lease *lease = attach(e);
     for (uint32_t l = 0; l < LAYERS; l++) {
         AWAIT(progress(lease, l) == CRN_PROGRESS_READY);
@@ -1383,13 +1382,8 @@ END_TEST
 
 START_TEST(an_entry_dropped_while_its_copy_is_written_leaves_nothing)
 {
-    open_world_with_host(8 << 20, 16);
-    struct crn_entry *e = publish(1, false);
     struct outcome o;
-    to_host(e);
-    gate_hold(CRN_SPILL_WRITE);
-    order_down(e, &o);
-    gate_await(LAYERS);
+    struct crn_entry *e = sinking(&o);
     crn_space_remove(&space, e);
     ck_assert_uint_eq(space.host_used_bytes, LAYERS * GRANULE);
     gate_open();

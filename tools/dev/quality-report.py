@@ -24,12 +24,12 @@ def load(name):
         return json.load(file)
 
 
-def pairs(stage):
-    """Documents of a stage, in the order of the members."""
+def pairs(stage, kind=""):
+    """Documents of a stage, in the order of the members; kind: of an open question about maps."""
     found = []
     for producer in MEMBERS:
         for receiver in MEMBERS:
-            document = load(f"{stage}-{producer}-{receiver}")
+            document = load(f"{stage}-{producer}-{receiver}{kind}")
             if document is not None:
                 found.append((f"{producer} → {receiver}", document))
     return found
@@ -186,17 +186,6 @@ than it saves.
     return text + sources(documents) + "\n"
 
 
-def questions_of(kind):
-    """Documents of an open question about maps, in the order of the members."""
-    found = []
-    for producer in MEMBERS:
-        for receiver in MEMBERS:
-            document = load(f"maps-{producer}-{receiver}-{kind}")
-            if document is not None:
-                found.append((f"{producer} → {receiver}", document))
-    return found
-
-
 def map_points(document):
     """(run, name of the map, point, its paired difference), the maps of a run together."""
     names = document["maps"].split(";")
@@ -264,7 +253,7 @@ def explained_rows(documents):
 
 
 def ridge():
-    documents = questions_of("lambda")
+    documents = pairs("maps", "-lambda")
     if not documents:
         return ""
     spread = []
@@ -286,7 +275,7 @@ it weighs more where a few channels of the state are huge. {told_apart(documents
 
 
 def shared():
-    documents = questions_of("shared")
+    documents = pairs("maps", "-shared")
     if not documents:
         return ""
     names = {"lambda=1e-6": "own, `lambda=1e-6`", "file=shared.map.gguf": "shared by finder and clerk", "file=finder.map.gguf": "finder's", "file=clerk.map.gguf": "clerk's"}
