@@ -163,3 +163,18 @@ void crn_cut_free(struct crn_cut *c)
     free(c->layers);
     *c = (struct crn_cut){0};
 }
+
+int crn_cut_state(const struct crn_engine *e, const float *state, size_t count, float *out)
+{
+    uint32_t dtype = CAIRN_F16;
+    uint16_t *stored = malloc(count * sizeof *stored + 1);
+    if (stored == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        dtype = state[i] > 65504.0f || state[i] < -65504.0f ? (uint32_t)CAIRN_BF16 : dtype;
+    int status = e->ops->convert(&e->exec, state, CAIRN_F32, count, dtype, stored);
+    if (status == 0)
+        status = e->ops->convert(&e->exec, stored, dtype, count, CAIRN_F32, out);
+    free(stored);
+    return status;
+}

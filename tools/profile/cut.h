@@ -1,4 +1,4 @@
-/* cut - a producer's payloads as an entry would hold them: fewer tokens, a set per layer and KV head chosen by a
+/* cut - a producer's payloads and states as an entry would hold them: fewer tokens, a set per layer and KV head chosen by a
  * selector (method.md 5.4), as cairn-worker --compress does, and int8 if asked for. */
 #ifndef CRN_PROFILE_CUT_H
 #define CRN_PROFILE_CUT_H
@@ -32,6 +32,9 @@ struct crn_cut {
  * keep is 1. own: crn_cut_free. fails -ENOMEM, codes of the kernels */
 int crn_cut_make(const struct crn_engine *e, const struct crn_cache *whole, const float *scores,
                  const struct crn_cut_setting *setting, struct crn_cut *out);
+/* Rows of the residual stream, count numbers, as they come back from an entry: through f16 where all of them fit, else through bf16
+ * (method.md 5.5). out may be state. fails -ENOMEM */
+int crn_cut_state(const struct crn_engine *e, const float *state, size_t count, float *out);
 void crn_cut_free(struct crn_cut *c); /* zeroed struct allowed */
 
 #endif

@@ -21,9 +21,10 @@ int crn_fit_init(struct crn_fit *f, uint32_t d, enum crn_fit_weight weight)
     *f = (struct crn_fit){.d = d, .weight = weight};
     f->gram = calloc(n * n, sizeof *f->gram);
     f->cross = calloc(n * d, sizeof *f->cross);
+    f->energy = calloc(d, sizeof *f->energy);
     f->x = malloc(BLOCK_ROWS * n * sizeof *f->x);
     f->y = malloc(BLOCK_ROWS * (size_t)d * sizeof *f->y);
-    if (f->gram != NULL && f->cross != NULL && f->x != NULL && f->y != NULL)
+    if (f->gram != NULL && f->cross != NULL && f->energy != NULL && f->x != NULL && f->y != NULL)
         return 0;
     crn_fit_free(f);
     return -ENOMEM;
@@ -33,6 +34,7 @@ void crn_fit_free(struct crn_fit *f)
 {
     free(f->gram);
     free(f->cross);
+    free(f->energy);
     free(f->x);
     free(f->y);
     *f = (struct crn_fit){0};
@@ -55,7 +57,7 @@ static void take_row(struct crn_fit *f, const float *from, const float *to, size
     for (size_t j = 0; j < f->d; j++) {
         x[j] = scale * (double)from[j];
         y[j] = scale * ((double)to[j] - (double)from[j]);
-        f->energy += y[j] * y[j];
+        f->energy[j] += y[j] * y[j];
     }
     x[f->d] = scale;
 }
@@ -83,12 +85,14 @@ static double mean_diagonal(const struct crn_fit *f)
 /* |Y - X W|^2 of the fitted tokens = energy - <W, 2 B - G W>, and G W = B - ridge W up to the bias row. */
 static double explained_by(const struct crn_fit *f, const double *w, double ridge)
 {
-    double inner = 0, norm = 0;
+    double inner = 0, norm = 0, energy = 0;
+    for (size_t j = 0; j < f->d; j++)
+        energy += f->energy[j];
     for (size_t j = 0; j < (size_t)f->d * (f->d + 1); j++)
         inner += w[j] * f->cross[j];
     for (size_t j = 0; j < (size_t)f->d * f->d; j++)
         norm += w[j] * w[j];
-    return f->energy > 0 ? (inner + ridge * norm) / f->energy : 1.0;
+    return energy > 0 ? (inner + ridge * norm) / energy : 1.0;
 }
 
 int crn_fit_solve(const struct crn_fit *f, double lambda, float *out_map, double *out_explained)
@@ -183,5 +187,42 @@ int crn_fit_reduce(const struct crn_fit *f, const float *map, uint32_t rank, flo
     free(v);
     free(t);
     free(vr);
+    return status;
+}
+
+/* As in explained_by, channel by channel. */
+int crn_fit_residual(const struct crn_fit *f, const float *map, double lambda, float *out_rms)
+{
+    size_t d = f->d, n = d + 1;
+    if (f->n == 0)
+        return CAIRN_E_ARG;
+    double ridge = lambda * mean_diagonal(f);
+    for (size_t i = 0; i < d; i++) {
+        double left = f->energy[i];
+        for (size_t j = 0; j < n; j++) {
+            double w = (double)map[i * n + j];
+            left -= w * f->cross[j * d + i] + (j < d ? ridge * w * w : 0);
+        }
+        out_rms[i] = left > 0 ? (float)sqrt(left / (double)f->n) : 0.0f;
+    }
+    return 0;
+}
+
+#define ROOT_RIDGE 1e-6 /* a share of each channel's own mean square */
+
+int crn_fit_whiten(const struct crn_fit *f, float *out_root)
+{
+    size_t n = (size_t)f->d + 1;
+    double *a = malloc(n * n * sizeof *a);
+    int status = f->n == 0 ? CAIRN_E_ARG : a != NULL ? 0 : -ENOMEM;
+    for (size_t i = 0; i < n * n && status == 0; i++)
+        a[i] = f->gram[i] / (double)f->n;
+    for (size_t i = 0; i < n && status == 0; i++)
+        a[i * n + i] *= 1 + ROOT_RIDGE;
+    if (status == 0)
+        status = crn_linalg_inverse_root(a, n);
+    for (size_t i = 0; i < n * n && status == 0; i++)
+        out_root[i] = (float)a[i];
+    free(a);
     return status;
 }

@@ -16,7 +16,7 @@ struct crn_fit {
     uint32_t d;
     uint64_t n;              /* tokens seen */
     enum crn_fit_weight weight;
-    double energy;           /* sum of w |R - P|^2 */
+    double *energy;          /* [d] sum of w (R - P)^2, channel by channel */
     double *gram;            /* [d + 1][d + 1], lower triangle; the bias is the last row */
     double *cross;           /* [d + 1][d] */
     double *x, *y;           /* scratch, one block of rows */
@@ -39,5 +39,11 @@ int crn_fit_solve(const struct crn_fit *f, double lambda, float *out_map, double
  * out     out_low: u [d][rank], v [rank][d], bias [d], one behind the other */
 int crn_fit_reduce(const struct crn_fit *f, const float *map, uint32_t rank, float *out_low);
 
+/* out_rms [d]: root mean square, over the tokens fitted on, of what the map that crn_fit_solve made with this lambda leaves of each
+ * channel's difference. fails CAIRN_E_ARG (no tokens) */
+int crn_fit_residual(const struct crn_fit *f, const float *map, double lambda, float *out_rms);
+/* out_root [d + 1][d + 1]: L^-1, lower triangle, of the mean Gram matrix L L^T: root . [P_t, 1] has uncorrelated channels of mean
+ * square 1. fails CAIRN_E_ARG (no tokens, singular), -ENOMEM */
+int crn_fit_whiten(const struct crn_fit *f, float *out_root);
 
 #endif

@@ -46,6 +46,22 @@ int crn_linalg_eigen(double *a, double *out_values, size_t n)
     return status_of(LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', (lapack_int)n, a, (lapack_int)n, out_values));
 }
 
+void crn_linalg_float(const struct crn_product *p)
+{
+    cblas_sgemm(CblasRowMajor, p->a_turned ? CblasTrans : CblasNoTrans, p->b_turned ? CblasTrans : CblasNoTrans, (blasint)p->m,
+                (blasint)p->n, (blasint)p->k, p->scale, p->a, (blasint)p->lda, p->b, (blasint)p->ldb, p->keep, p->c,
+                (blasint)p->ldc);
+}
+
+int crn_linalg_inverse_root(double *a, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i + 1; j < n; j++)
+            a[i * n + j] = 0;
+    int status = status_of(LAPACKE_dpotrf(LAPACK_ROW_MAJOR, 'L', (lapack_int)n, a, (lapack_int)n));
+    return status != 0 ? status : status_of(LAPACKE_dtrtri(LAPACK_ROW_MAJOR, 'L', 'N', (lapack_int)n, a, (lapack_int)n));
+}
+
 void crn_linalg_threads(unsigned n)
 {
     openblas_set_num_threads((int)n);

@@ -20,4 +20,19 @@ int crn_linalg_eigen(double *a, double *out_values, size_t n);
 void crn_linalg_threads(unsigned n);
 const char *crn_linalg_core(void);
 
+/* float32, on the calling thread when crn_linalg_threads(1) was called: c [m][n] = scale * a [m][k] . b [k][n] + keep * c.
+ * Rows are lda, ldb, ldc numbers apart; a_turned: a is stored as [k][m]; b_turned: b is stored as [n][k]. */
+struct crn_product {
+    const float *a, *b;
+    float *c;
+    size_t m, n, k, lda, ldb, ldc;
+    int a_turned, b_turned;
+    float scale, keep;
+};
+void crn_linalg_float(const struct crn_product *p);
+
+/* The lower triangle of a positive definite matrix a [n][n] = L L^T becomes that of the inverse of L; the other triangle is cleared.
+ * fails CAIRN_E_ARG (not positive definite), -ENOMEM */
+int crn_linalg_inverse_root(double *a, size_t n);
+
 #endif
