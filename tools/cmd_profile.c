@@ -1,6 +1,7 @@
 /* profile: finds the plans of a pair of models. The engine is cairn-profiler, beside this program; here is what comes before and
- * after it: which runs to measure (all, or coarsely first and then about the best), and what the numbers mean: the frontier, a
- * table, a plot, plan files, plans in the broker. Results stay in a directory, so that an unfinished profile goes on. */
+ * after it: which runs to measure (all, or coarsely first and then about the best; the best ones with tuned maps, too), and what the
+ * numbers mean: the frontier, a table, a plot, plan files, plans in the broker. Results stay in a directory, so that an unfinished
+ * profile goes on. */
 #include "tools/cmd.h"
 #include "tools/frontier.h"
 #include "tools/plan_file.h"
@@ -20,11 +21,13 @@
 #define PASSED_MAX 40
 #define COARSE_GRAIN 5u
 #define REFINE_REACH 5u
+#define TUNED_MAX 16u
 
 struct profile {
     struct crn_cmd *cmd;
     const char *producer, *receiver, *requests, *out, *plans, *runs;
     uint32_t grain, max_layers, n_layers;
+    uint32_t n_tuned; /* runs to tune a map for */
     double floor; /* of the receiver's own quality: what a plan must keep */
     bool coarse, store, report_only;
     const char *passed[PASSED_MAX]; /* options that go to the profiler as they are */
@@ -44,6 +47,7 @@ static const struct {
     {"--state-cache", true},    {"--keep", true},           {"--int8", false},         {"--selector", true},
     {"--budget", true},         {"--whole", true},          {"--contexts", true},      {"--answer-tokens", true},
     {"--sensitivity", false},   {"--kv", true},             {"--threads", true},       {"--quiet", false},
+    {"--tuned", true},          {"--epochs", true},
 };
 
 static int pass_on(struct profile *p, int argc, char **argv, int *i)
@@ -93,6 +97,11 @@ static int take_value(struct profile *p, const char *option, const char *value)
     if (strcmp(option, "--max-layers") == 0) {
         code = take_number(p, option, value, 1, CAIRN_MAX_LAYERS, &number);
         p->max_layers = code == 0 ? (uint32_t)number : 0;
+        return code;
+    }
+    if (strcmp(option, "--tune") == 0) {
+        code = take_number(p, option, value, 1, TUNED_MAX, &number);
+        p->n_tuned = code == 0 ? (uint32_t)number : 0;
         return code;
     }
     return strcmp(option, "--floor") == 0 ? take_number(p, option, value, 0, 1, &p->floor) : 1;
@@ -166,11 +175,12 @@ static int wait_for(struct profile *p, pid_t child)
     return WIFEXITED(how) && WEXITSTATUS(how) == 2 ? CRN_EXIT_USAGE : CRN_EXIT_NO;
 }
 
-static int run_profiler(struct profile *p, const char *runs)
+/* option: --runs or --tuned; what was measured before is not measured again. */
+static int run_profiler(struct profile *p, const char *option, const char *runs)
 {
     char self[4096], program[4200];
     const char *arguments[PASSED_MAX + 16] = {program, "--producer", p->producer, "--receiver", p->receiver, "--requests", p->requests,
-                                              "--out", p->out, "--runs", runs};
+                                              "--out", p->out, option, runs};
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     int at = 11;
     pid_t child;
@@ -214,34 +224,56 @@ static const struct crn_point *best_region(const struct crn_result *r, double fl
     return best;
 }
 
-static int measure_runs(struct profile *p, const struct crn_runs *runs)
+static int measure_runs(struct profile *p, const char *option, const struct crn_runs *runs)
 {
     char *text = crn_runs_text(runs);
-    int code = text != NULL ? run_profiler(p, text) : CRN_EXIT_NO;
+    int code = text != NULL ? run_profiler(p, option, text) : CRN_EXIT_NO;
     free(text);
     return code;
 }
 
-static int measure(struct profile *p)
+static int measure_fitted(struct profile *p)
 {
     struct crn_runs runs = {0};
     if (p->runs != NULL)
-        return run_profiler(p, p->runs);
+        return run_profiler(p, "--runs", p->runs);
     int code = count_layers(p);
     if (code != 0)
         return code;
     uint32_t grain = p->coarse ? COARSE_GRAIN : p->grain;
-    code = crn_runs_all(p->n_layers, grain, p->max_layers, &runs) == 0 ? measure_runs(p, &runs) : CRN_EXIT_NO;
+    code = crn_runs_all(p->n_layers, grain, p->max_layers, &runs) == 0 ? measure_runs(p, "--runs", &runs) : CRN_EXIT_NO;
     if (code == 0 && p->coarse && (code = read_result(p)) == 0) {
         const struct crn_point *best = best_region(&p->result, p->floor);
         if (best != NULL && crn_point_layers(best) > 0) {
             const uint32_t run[2] = {best->first, best->last};
-            code = crn_runs_about(p->n_layers, p->grain, REFINE_REACH, p->max_layers, run, &runs) == 0 ? measure_runs(p, &runs)
-                                                                                                     : CRN_EXIT_NO;
+            code = crn_runs_about(p->n_layers, p->grain, REFINE_REACH, p->max_layers, run, &runs) == 0
+                       ? measure_runs(p, "--runs", &runs)
+                       : CRN_EXIT_NO;
         }
     }
     free(runs.list);
     return code;
+}
+
+/* Maps are tuned where they matter: for the best runs that are worth their time, found with fitted ones. */
+static int measure_tuned(struct profile *p)
+{
+    uint32_t list[TUNED_MAX][2];
+    int code = read_result(p);
+    if (code != 0)
+        return code;
+    const struct crn_result *r = &p->result;
+    struct crn_runs runs = {.list = list};
+    runs.n = crn_frontier_best(r->points, r->n_points, p->max_layers > 0 ? p->max_layers : r->n_layers / 2, p->n_tuned, list);
+    if (runs.n == 0)
+        crn_cmd_say(p->cmd, "nothing to tune: no run on the frontier recomputes so few layers");
+    return runs.n > 0 ? measure_runs(p, "--tuned", &runs) : 0;
+}
+
+static int measure(struct profile *p)
+{
+    int code = measure_fitted(p);
+    return code == 0 && p->n_tuned > 0 ? measure_tuned(p) : code;
 }
 
 /* ---- what was found ---- */
@@ -258,6 +290,7 @@ static struct crn_json *json_of(const struct crn_result *r, const struct crn_poi
     }
     crn_json_add_u64(o, "setting", p->setting);
     crn_json_add_u64(o, "variant", p->variant);
+    crn_json_add_bool(o, "tuned", crn_point_layers(p) > 0 && p->variant + 1 == r->n_variants);
     crn_json_add_u64(o, "questions", p->n);
     crn_json_add_real(o, "exact", p->n > 0 ? (double)p->n_exact / p->n : 0);
     crn_json_add_real(o, "low95", low);
@@ -382,8 +415,10 @@ static void print_table(const struct profile *p)
         const struct crn_result_setting *s = &r->settings[list[i]->setting];
         if (i == 0 || list[i]->setting != list[i - 1]->setting)
             printf("keep %g%s\n", s->keep, s->int8 ? ", int8" : "");
-        if (crn_point_layers(list[i]) > 0)
-            snprintf(name, sizeof name, r->n_variants > 1 ? "%u-%u map %u" : "%u-%u", list[i]->first, list[i]->last,
+        if (crn_point_layers(list[i]) > 0 && list[i]->variant + 1 == r->n_variants)
+            snprintf(name, sizeof name, "%u-%u tuned", list[i]->first, list[i]->last);
+        else if (crn_point_layers(list[i]) > 0)
+            snprintf(name, sizeof name, r->n_variants > 2 ? "%u-%u map %u" : "%u-%u", list[i]->first, list[i]->last,
                      list[i]->variant);
         print_point(r, list[i], name);
     }
@@ -473,7 +508,10 @@ static int write_plan(struct profile *p, const struct crn_point *point)
     const char *dir = p->plans != NULL ? p->plans : p->out;
     char name[200], path[4096], from[4096], to[4096];
     snprintf(name, sizeof name, "%s-%s-%u-%u.map.gguf", r->producer, r->receiver, point->first, point->last);
-    snprintf(from, sizeof from, "%s/maps/%u-%u.map.gguf", p->out, point->first, point->variant);
+    if (point->variant + 1 == r->n_variants)
+        snprintf(from, sizeof from, "%s/maps/%u-%u.tuned.map.gguf", p->out, point->first, point->last);
+    else
+        snprintf(from, sizeof from, "%s/maps/%u-%u.map.gguf", p->out, point->first, point->variant);
     snprintf(to, sizeof to, "%s/%s", dir, name);
     snprintf(path, sizeof path, "%s/%s-%s-%u-%u.json", dir, r->producer, r->receiver, point->first, point->last);
     int mapped = point->first > 0 && access(from, R_OK) == 0;

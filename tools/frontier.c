@@ -58,6 +58,33 @@ const struct crn_point *crn_frontier_choose(const struct crn_point *points, size
     return best;
 }
 
+static bool is_new_start(uint32_t (*runs)[2], size_t n, uint32_t first)
+{
+    for (size_t i = 0; i < n; i++)
+        if (runs[i][0] == first)
+            return false;
+    return true;
+}
+
+size_t crn_frontier_best(const struct crn_point *points, size_t n_points, uint32_t max_layers, size_t n, uint32_t (*out_runs)[2])
+{
+    size_t taken = 0;
+    for (; taken < n; taken++) {
+        const struct crn_point *best = NULL;
+        for (size_t i = 0; i < n_points; i++) {
+            const struct crn_point *p = &points[i];
+            if (p->on_frontier && p->setting == 0 && p->first > 0 && crn_point_layers(p) > 0 && crn_point_layers(p) <= max_layers &&
+                is_new_start(out_runs, taken, p->first) && (best == NULL || p->quality > best->quality))
+                best = p;
+        }
+        if (best == NULL)
+            break;
+        out_runs[taken][0] = best->first;
+        out_runs[taken][1] = best->last;
+    }
+    return taken;
+}
+
 static int add_run(struct crn_runs *runs, uint32_t first, uint32_t last)
 {
     for (size_t i = 0; i < runs->n; i++)

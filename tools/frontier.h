@@ -34,6 +34,10 @@ size_t crn_frontier_mark(struct crn_point *points, size_t n);
 /* The cheapest point of a setting with at least this quality, ties as above; NULL when there is none. */
 const struct crn_point *crn_frontier_choose(const struct crn_point *points, size_t n, uint32_t setting, double quality);
 
+/* The best of the frontier, of setting 0: up to n runs that start behind layer 0 and have at most max_layers layers, no two with one
+ * start, best first. Returns how many. */
+size_t crn_frontier_best(const struct crn_point *points, size_t n_points, uint32_t max_layers, size_t n, uint32_t (*out_runs)[2]);
+
 /* Runs to measure, each once: all that are made of whole groups of `grain` layers and no longer than max_layers (0: any). The last
  * group is shorter when grain does not divide n_layers. fails -ENOMEM */
 struct crn_runs {

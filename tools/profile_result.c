@@ -102,7 +102,7 @@ static int read_head(struct reader *r, const struct crn_json *head)
     take_text(head, "fit", o->fit, sizeof o->fit);
     take_text(head, "selector", o->selector, sizeof o->selector);
     take_text(head, "budget", o->budget, sizeof o->budget);
-    o->n_variants = 1;
+    o->n_variants = 2; /* the last one is the tuned one */
     for (const char *at = maps; *at != '\0'; at++)
         o->n_variants += *at == ';' && at[1] != '\0';
     if (o->n_variants > CRN_RESULT_MAX_VARIANTS)

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define CRN_RESULT_MAX_SETTINGS 16u
-#define CRN_RESULT_MAX_VARIANTS 16u
+#define CRN_RESULT_MAX_VARIANTS 17u
 
 struct crn_result_setting {
     double keep;
@@ -30,7 +30,8 @@ struct crn_result_alone { /* a layer reused alone */
 struct crn_result {
     char producer[64], receiver[64];
     struct cairn_digest producer_digest, receiver_digest;
-    uint32_t n_layers, n_settings, n_variants;
+    uint32_t n_layers, n_settings;
+    uint32_t n_variants; /* ways to make maps; the last: the first one, tuned */
     char requests[33], fit[33]; /* digests of the files measured and fitted on */
     char selector[32], budget[32];
     char maps[400]; /* the ways to make maps, as asked for */

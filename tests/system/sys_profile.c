@@ -278,8 +278,84 @@ START_TEST(the_frontiers_plans_are_stored_in_the_broker)
 }
 END_TEST
 
+/* The only point of a run that was measured with a tuned map; fails the test when there is none. */
+static const json_t *tuned_point(const json_t *root, int first, int last)
+{
+    size_t i;
+    json_t *p;
+    json_array_foreach(json_object_get(root, "points"), i, p)
+    {
+        const json_t *run = json_object_get(p, "run");
+        if (json_is_true(json_object_get(p, "tuned")) && json_integer_value(json_array_get(run, 0)) == first &&
+            json_integer_value(json_array_get(run, 1)) == last && real(p, "setting") == 0)
+            return p;
+    }
+    ck_abort_msg("no tuned point %d-%d", first, last);
+}
+
+/* What the results say of the tuned map of a layer. */
+static json_t *tuned_line(int layer)
+{
+    char path[256], *line, *save;
+    size_t n;
+    json_t *found = NULL;
+    snprintf(path, sizeof path, "%s/results.jsonl", out);
+    char *text = read_file(path, &n);
+    text[n] = '\0';
+    for (line = strtok_r(text, "\n", &save); line != NULL && found == NULL; line = strtok_r(NULL, "\n", &save)) {
+        json_t *o = json_loads(line, 0, NULL);
+        if (json_object_get(o, "better") != NULL && json_integer_value(json_object_get(o, "map")) == layer)
+            found = json_incref(o);
+        json_decref(o);
+    }
+    free(text);
+    ck_assert_msg(found != NULL, "no tuned map of layer %d", layer);
+    return found;
+}
+
+START_TEST(a_tuned_map_is_measured_beside_the_fitted_one_and_tuned_once)
+{
+    char path[256];
+    size_t before, after;
+    scene_open(30, true);
+    snprintf(path, sizeof path, "%s/results.jsonl", out);
+    json_t *root = profiled(model, sibling, (const char *const[]){"--runs", "1-2,2-3", "--tuned", "1-2", "--epochs", "4", "--kv", "f32", NULL});
+    const json_t *tuned = tuned_point(root, 1, 2);
+    json_t *line = tuned_line(1);
+    ck_assert_double_gt(fabs(real(tuned, "nll") - real(point(root, 1, 2, 0), "nll")), 1e-6);
+    ck_assert_double_eq_tol(real(tuned, "recomputed_tokens"), real(point(root, 1, 2, 0), "recomputed_tokens"), 1e-9);
+    ck_assert(json_is_true(json_object_get(line, "better")));
+    ck_assert_double_lt(real(line, "kl_after"), real(line, "kl_before"));
+    ck_assert_int_eq(json_integer_value(json_object_get(line, "held_out")), 2); /* of ten contexts to fit on */
+    free(read_file(path, &before));
+    json_t *again = profiled(model, sibling, (const char *const[]){"--runs", "1-2,2-3", "--tuned", "1-2", "--epochs", "4", "--kv", "f32", NULL});
+    free(read_file(path, &after));
+    ck_assert_uint_eq(before, after);
+    check_same(root, again);
+    json_decref(again);
+    json_decref(line);
+    json_decref(root);
+    paths_tmp_remove();
+}
+END_TEST
+
+START_TEST(tune_takes_the_best_short_runs_of_the_frontier)
+{
+    size_t i, n = 0;
+    json_t *p;
+    scene_open(30, true);
+    json_t *root = profiled(model, sibling, (const char *const[]){"--grain", "1", "--max-layers", "2", "--tune", "1", "--floor", "0", "--plans",
+                                                                  paths_tmp_file("plans"), NULL});
+    json_array_foreach(json_object_get(root, "points"), i, p)
+        n += json_is_true(json_object_get(p, "tuned"));
+    ck_assert_uint_eq(n, 1);
+    json_decref(root);
+    paths_tmp_remove();
+}
+END_TEST
+
 static const struct {
-    const char *arguments[4];
+    const char *arguments[6];
     const char *says;
     int code;
 } wrong[] = {
@@ -288,6 +364,10 @@ static const struct {
     {{"--keep", "0.5,1"}, "first must be 1", 2},
     {{"--maps", "lambda=x"}, "plain, file=FILE", 2},
     {{"--grain", "0"}, "--grain", 2},
+    {{"--tune", "0"}, "--tune", 2},
+    {{"--runs", "1-2", "--tuned", "0-2"}, "no state to map", 2},
+    {{"--runs", "1-2", "--tuned", "1-2,1-3"}, "another run starts there", 2},
+    {{"--tuned", "1-2", "--maps", "plain"}, "a fitted map of full rank", 2},
     {{"--nonsense", "1"}, "--nonsense", 2},
     {{"--fit", "/nonexistent/file"}, "/nonexistent/file", 1},
 };
@@ -313,6 +393,8 @@ int main(void)
         RUN_TEST(a_finished_profile_measures_nothing_again_and_more_runs_only_those),
         RUN_TEST(plans_are_files_that_can_be_read_back_with_both_digests),
         RUN_TEST(the_frontiers_plans_are_stored_in_the_broker),
+        RUN_TEST(a_tuned_map_is_measured_beside_the_fitted_one_and_tuned_once),
+        RUN_TEST(tune_takes_the_best_short_runs_of_the_frontier),
         RUN_LOOP(wrong_arguments_are_named, sizeof wrong / sizeof *wrong),
     };
     return run_suite("sys_profile", tests, sizeof tests / sizeof *tests);

@@ -46,6 +46,20 @@ START_TEST(ties_go_to_fewer_layers_then_fewer_bytes_then_the_earlier_start)
 }
 END_TEST
 
+START_TEST(the_best_of_the_frontier_each_have_a_start_of_their_own)
+{
+    struct crn_point p[] = {point(1, 0, 0.40, 1), point(4, 5, 0.60, 2), point(4, 6, 0.70, 3), point(2, 5, 0.90, 4), point(0, 3, 0.92, 5),
+                            point(1, 9, 0.95, 9), point(3, 6, 0.50, 4)};
+    uint32_t runs[4][2];
+    crn_frontier_mark(p, 7);
+    ck_assert_uint_eq(crn_frontier_best(p, 7, 5, 4, runs), 2); /* not from layer 0, not nine layers, not 4-5 beside 4-6, not beaten ones */
+    ck_assert(runs[0][0] == 2 && runs[0][1] == 5 && runs[1][0] == 4 && runs[1][1] == 6);
+    ck_assert_uint_eq(crn_frontier_best(p, 7, 5, 1, runs), 1);
+    ck_assert_uint_eq(runs[0][0], 2);
+    ck_assert_uint_eq(crn_frontier_best(p, 7, 1, 4, runs), 0);
+}
+END_TEST
+
 START_TEST(settings_do_not_compete)
 {
     struct crn_point p[] = {point(2, 5, 0.9, 4), point(2, 5, 0.5, 5)};
@@ -202,6 +216,7 @@ int main(void)
     const struct run_test tests[] = {
         RUN_TEST(the_frontier_of_a_known_set_is_the_known_one),
         RUN_TEST(ties_go_to_fewer_layers_then_fewer_bytes_then_the_earlier_start),
+        RUN_TEST(the_best_of_the_frontier_each_have_a_start_of_their_own),
         RUN_TEST(settings_do_not_compete),
         RUN_LOOP(the_frontier_is_what_no_other_beats, 20),
         RUN_LOOP(adding_a_run_never_removes_a_better_one, 20),

@@ -23,7 +23,7 @@ import generate
 
 DATA = os.path.join(evaluate.ROOT, "docs", "data", "quality")
 MEMBERS = ("base", "finder", "clerk")
-FIT = {"seed": 501, "part": "1/3", "contexts": 64, "questions": 1}
+FIT = {"seed": 501, "part": "1/3", "contexts": 64, "questions": 6}
 STAGES = {  # seed and part of the prose of what is measured; contexts and questions of each by default
     "maps": {"seed": 504, "part": "2/3", "contexts": 20, "questions": 12},
     "profile": {"seed": 502, "part": "2/3", "contexts": 24, "questions": 6},
@@ -96,9 +96,9 @@ def main():
     asked = arguments.receiver if arguments.receiver != "base" else "finder"
     questions = arguments.questions or stage["questions"]
     os.makedirs(os.path.join(arguments.work, "states"), exist_ok=True)
-    fit = os.path.join(arguments.work, "fit.jsonl")
+    fit = os.path.join(arguments.work, f"fit-{arguments.receiver}.jsonl")
     requests = os.path.join(arguments.work, f"{arguments.stage}-{arguments.receiver}-{questions}.jsonl")
-    write_requests(fit, "finder", FIT["seed"], FIT["part"], arguments.fit_contexts, FIT["questions"], True)
+    write_requests(fit, asked, FIT["seed"], FIT["part"], arguments.fit_contexts, FIT["questions"], arguments.receiver != "base")
     source = write_requests(requests, asked, stage["seed"], stage["part"], stage["contexts"], questions, arguments.receiver != "base")
     name = "-".join([arguments.stage, arguments.producer, arguments.receiver] + ([arguments.question] if arguments.question else []))
     out = os.path.join(arguments.work, name)

@@ -38,8 +38,8 @@ struct program {
     struct crn_pool *pool;
     struct crn_dataset questions, fitting; /* fitting: empty without --fit */
     struct crn_record record;
-    struct cairn_map_view *maps; /* [n_variants][n_layers] */
-    uint8_t *wanted;             /* [n_layers][n_layers] */
+    struct cairn_map_view *maps; /* [n_variants + 1][n_layers] */
+    uint8_t *wanted;             /* [n_layers][n_layers], CRN_WANTED_* */
     struct crn_ids reader;
     uint32_t n_layers, n_measured;
     /* progress */
@@ -151,7 +151,7 @@ static int load(struct program *p)
 
 static void unload(struct program *p)
 {
-    for (uint32_t l = 0; l < p->options.n_variants * p->n_layers && p->maps != NULL; l++)
+    for (uint32_t l = 0; l < (p->options.n_variants + 1) * p->n_layers && p->maps != NULL; l++)
         free((void *)(uintptr_t)p->maps[l].w);
     free(p->maps);
     free(p->wanted);
@@ -170,22 +170,27 @@ static void unload(struct program *p)
 
 /* ---- what is measured ---- */
 
+static int want(struct program *p, const char *option, const struct crn_profile_run *runs, uint32_t n, uint8_t how)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (runs[i].last >= p->n_layers) {
+            fprintf(stderr, "cairn-profiler: --%s %u-%u: the layers are 0-%u\n", option, runs[i].first, runs[i].last, p->n_layers - 1);
+            return CAIRN_E_ARG;
+        }
+        p->wanted[(size_t)runs[i].first * p->n_layers + runs[i].last] |= how;
+    }
+    return 0;
+}
+
 static int take_wanted(struct program *p)
 {
     p->n_layers = p->receiver.weights->shape.n_layers;
     p->wanted = calloc((size_t)p->n_layers * p->n_layers, 1);
-    p->maps = calloc((size_t)p->options.n_variants * p->n_layers, sizeof *p->maps);
+    p->maps = calloc((size_t)(p->options.n_variants + 1) * p->n_layers, sizeof *p->maps);
     if (p->wanted == NULL || p->maps == NULL)
         return -ENOMEM;
-    for (uint32_t i = 0; i < p->options.n_runs; i++) {
-        const struct crn_profile_run *run = &p->options.runs[i];
-        if (run->last >= p->n_layers) {
-            fprintf(stderr, "cairn-profiler: --runs %u-%u: the layers are 0-%u\n", run->first, run->last, p->n_layers - 1);
-            return CAIRN_E_ARG;
-        }
-        p->wanted[(size_t)run->first * p->n_layers + run->last] = 1;
-    }
-    return 0;
+    int status = want(p, "runs", p->options.runs, p->options.n_runs, CRN_WANTED_FITTED);
+    return status != 0 ? status : want(p, "tuned", p->options.tuned, p->options.n_tuned, CRN_WANTED_TUNED);
 }
 
 static int is_measured(const struct program *p, uint32_t context)
@@ -262,7 +267,7 @@ static int open_record(struct program *p)
     mkdir(path, 0777);
     snprintf(path, sizeof path, "%s/results.jsonl", p->options.out);
     int status = crn_record_open(path, head, p->questions.n, p->n_layers, p->options.n_settings,
-                                 p->options.n_variants, &p->record);
+                                 p->options.n_variants + 1, &p->record);
     free(head);
     if (status == CAIRN_E_EXISTS)
         fprintf(stderr, "cairn-profiler: %s was measured under other conditions: remove it or choose another --out\n", path);
@@ -271,19 +276,32 @@ static int open_record(struct program *p)
     return status;
 }
 
+static struct crn_answer_rule answer_rule(const struct program *p)
+{
+    return (struct crn_answer_rule){.tokens = p->options.answer_tokens, .stop = {p->chat.end_ids[0], p->chat.end_ids[1]}};
+}
+
 /* ---- maps ---- */
 
 static int starts_at(const struct program *p, uint32_t layer)
 {
     int any = 0;
     for (uint32_t b = layer; b < p->n_layers; b++)
-        any |= p->wanted[(size_t)layer * p->n_layers + b];
+        any |= (p->wanted[(size_t)layer * p->n_layers + b] & CRN_WANTED_FITTED) != 0;
     return any;
 }
 
 static const struct crn_dataset *fit_set(const struct program *p)
 {
     return p->fitting.n > 0 ? &p->fitting : &p->questions;
+}
+
+static void map_stage(void *ctx, const char *stage, double contexts)
+{
+    struct program *p = ctx;
+    if (p->stage != NULL)
+        end_stage(p);
+    begin_stage(p, stage, contexts);
 }
 
 static int make_maps(struct program *p)
@@ -295,6 +313,8 @@ static int make_maps(struct program *p)
                             .receiver = &p->receiver.engine,
                             .out = p->record.file,
                             .known = p->record.maps,
+                            .answers = answer_rule(p),
+                            .stage = map_stage,
                             .progress = advance,
                             .progress_ctx = p};
     uint8_t *starts = calloc(p->n_layers, 1);
@@ -305,10 +325,10 @@ static int make_maps(struct program *p)
     crn_linalg_threads(p->options.n_threads);
     if (strcmp(crn_linalg_core(), "Prescott") == 0)
         crn_log(CRN_LOG_WARN, "OpenBLAS takes this CPU for Prescott: fitting is slow; OPENBLAS_CORETYPE=Haswell helps");
-    begin_stage(p, "fitting maps", maps.set->n / maps.every);
     if (status == 0)
         status = crn_maps_make(&maps, p->maps);
-    end_stage(p);
+    if (p->stage != NULL)
+        end_stage(p);
     free(starts);
     return status;
 }
@@ -321,7 +341,7 @@ static int all_known(const struct program *p, uint32_t context)
     size_t square = (size_t)p->n_layers * p->n_layers;
     int all = known->own && (known->alone || !p->options.sensitivity);
     for (size_t i = 0; i < square; i++)
-        all &= !p->wanted[i] || known->run[i];
+        all &= (p->wanted[i] & ~known->run[i]) == 0;
     return all;
 }
 
@@ -335,8 +355,7 @@ static int measure(struct program *p)
                             .n_settings = p->options.n_settings,
                             .wanted = p->wanted,
                             .sensitivity = p->options.sensitivity,
-                            .answer_tokens = p->options.answer_tokens,
-                            .stop = {p->chat.end_ids[0], p->chat.end_ids[1]},
+                            .answers = answer_rule(p),
                             .selector = p->options.selector,
                             .reader_prefix = p->reader.ids,
                             .n_reader_prefix = (uint32_t)p->reader.n,

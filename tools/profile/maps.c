@@ -6,6 +6,7 @@
 
 #include "ipc/hash.h"
 #include "tools/map_file.h"
+#include "tools/profile/tune.h"
 #include "tools/worker/pass.h"
 
 #include <errno.h>
@@ -25,23 +26,33 @@ struct job {
     size_t hidden;
     uint8_t *fitted; /* [n_layers]: starts with a missing map */
     struct fitting fittings[CRN_PROFILE_MAX_VARIANTS];
-    uint32_t n_fittings, of_variant[CRN_PROFILE_MAX_VARIANTS];
+    uint32_t n_fittings, of_variant[CRN_PROFILE_MAX_VARIANTS + 1];
     float **from, **to; /* [n_layers][n][hidden] of the context in hand */
 };
 
-const char *crn_maps_path(const char *out_dir, uint32_t layer, uint32_t variant, char out[4096])
+const char *crn_maps_path(const struct crn_profile_options *o, uint32_t layer, uint32_t variant, char out[4096])
 {
-    snprintf(out, 4096, "%s/maps/%u-%u.map.gguf", out_dir, layer, variant);
+    if (o->variants[variant].tuned)
+        snprintf(out, 4096, "%s/maps/%u-%u.tuned.map.gguf", o->out, layer, crn_profile_tuned_at(o, layer)->last);
+    else
+        snprintf(out, 4096, "%s/maps/%u-%u.map.gguf", o->out, layer, variant);
     return out;
+}
+
+/* Does anything start there that wants this map? */
+static int is_wanted(const struct job *j, uint32_t variant, uint32_t layer)
+{
+    const struct crn_profile_variant *v = &j->m->options->variants[variant];
+    return v->tuned ? crn_profile_tuned_at(j->m->options, layer) != NULL : j->m->starts[layer] && !v->plain;
 }
 
 static int is_missing(const struct job *j, uint32_t variant, uint32_t layer)
 {
     char path[4096];
     const struct crn_profile_variant *v = &j->m->options->variants[variant];
-    return j->m->starts[layer] && !v->plain && v->file[0] == '\0' &&
+    return is_wanted(j, variant, layer) && v->file[0] == '\0' &&
            !(j->m->known[(size_t)variant * j->n_layers + layer] &&
-             access(crn_maps_path(j->m->options->out, layer, variant, path), R_OK) == 0);
+             access(crn_maps_path(j->m->options, layer, variant, path), R_OK) == 0);
 }
 
 /* ---- states ---- */
@@ -141,10 +152,42 @@ static int fit_contexts(struct job *j)
 {
     const struct crn_dataset *set = j->m->set;
     int status = 0;
+    j->m->stage(j->m->progress_ctx, "fitting maps", set->n / j->m->every);
     for (uint32_t i = j->m->every - 1; i < set->n && status == 0; i += j->m->every) {
         status = fit_context(j, &set->contexts[i].ids);
         j->m->progress(j->m->progress_ctx, 1);
     }
+    return status;
+}
+
+/* ---- tuning ---- */
+
+/* full [d][d + 1], solved, becomes better for the run that starts there; what came of it is told in words for the map's line. */
+static int tune(struct job *j, const struct crn_profile_variant *v, const struct crn_fit *fit, uint32_t layer, float *full,
+                char told[200])
+{
+    const struct crn_maps *m = j->m;
+    const struct crn_profile_run *run = crn_profile_tuned_at(m->options, layer);
+    struct crn_tuned tuned;
+    struct crn_tune t = {.producer = m->producer,
+                         .receiver = m->receiver,
+                         .set = m->set,
+                         .every = m->every,
+                         .first = layer,
+                         .last = run->last,
+                         .epochs = m->options->epochs,
+                         .answers = m->answers,
+                         .fit = fit,
+                         .lambda = v->lambda,
+                         .progress = m->progress,
+                         .progress_ctx = m->progress_ctx};
+    double contexts = m->set->n / m->every;
+    m->stage(m->progress_ctx, "tuning a map", contexts + contexts * m->options->epochs * 7 / 8);
+    int status = crn_tune_map(&t, full, &tuned);
+    if (status == CAIRN_E_ARG)
+        fprintf(stderr, "cairn-profiler: --tuned %u-%u: the contexts that maps are fitted on have no questions\n", layer, run->last);
+    snprintf(told, 200, ",\"last\":%u,\"contexts\":%u,\"held_out\":%u,\"kl_before\":%.5g,\"kl_after\":%.5g,\"better\":%s", run->last,
+             tuned.contexts, tuned.held_out, tuned.kl_before, tuned.kl_after, tuned.better ? "true" : "false");
     return status;
 }
 
@@ -163,16 +206,18 @@ static int write_map(struct job *j, uint32_t variant, uint32_t layer)
                                 .receiver_digest = j->m->receiver->weights->digest,
                                 .layer = layer};
     double explained = 0;
-    char path[4096];
+    char path[4096], told[200] = "";
     int status = full != NULL ? crn_fit_solve(fit, v->lambda, full, &explained) : -ENOMEM;
+    if (status == 0 && v->tuned)
+        status = tune(j, v, fit, layer, full, told);
     if (status == 0 && map.rank > 0) {
         map.w = low = malloc((2 * (size_t)map.rank + 1) * j->hidden * sizeof *low);
         status = low != NULL ? crn_fit_reduce(fit, full, map.rank, low) : -ENOMEM;
     }
     if (status == 0)
-        status = crn_map_file_write(crn_maps_path(o->out, layer, variant, path), &map, &note, v->half);
-    if (status == 0 && (fprintf(j->m->out, "{\"map\":%u,\"variant\":%u,\"tokens\":%llu,\"explained\":%.5g}\n", layer, variant,
-                                (unsigned long long)fit->n, explained) < 0 ||
+        status = crn_map_file_write(crn_maps_path(o, layer, variant, path), &map, &note, v->half);
+    if (status == 0 && (fprintf(j->m->out, "{\"map\":%u,\"variant\":%u,\"tokens\":%llu,\"explained\":%.5g%s}\n", layer, variant,
+                                (unsigned long long)fit->n, explained, told) < 0 ||
                         fflush(j->m->out) != 0))
         status = -EIO;
     free(low);
@@ -189,7 +234,7 @@ static int prepare(struct job *j)
     j->from = calloc(j->n_layers, sizeof *j->from);
     j->to = calloc(j->n_layers, sizeof *j->to);
     int status = j->fitted != NULL && j->from != NULL && j->to != NULL ? 0 : -ENOMEM;
-    for (uint32_t i = 0; i < o->n_variants && status == 0; i++) {
+    for (uint32_t i = 0; i <= o->n_variants && status == 0; i++) {
         uint32_t f = 0;
         for (uint32_t l = 1; l < j->n_layers; l++)
             if (is_missing(j, i, l)) {
@@ -237,14 +282,14 @@ static int read_maps(const struct job *j, struct cairn_map_view *out_maps)
     const struct crn_profile_options *o = j->m->options;
     char path[4096], why[400];
     int status = 0;
-    for (uint32_t i = 0; i < o->n_variants; i++)
+    for (uint32_t i = 0; i <= o->n_variants; i++)
         for (uint32_t l = 1; l < j->n_layers && status == 0; l++) {
-            if (!j->m->starts[l] || o->variants[i].plain)
+            if (!is_wanted(j, i, l))
                 continue;
             if (o->variants[i].file[0] != '\0')
                 snprintf(path, sizeof path, "%s", o->variants[i].file);
             else
-                crn_maps_path(o->out, l, i, path);
+                crn_maps_path(o, l, i, path);
             status = crn_map_file_read(path, &out_maps[(size_t)i * j->n_layers + l], NULL, why, sizeof why);
             if (status != 0)
                 fprintf(stderr, "cairn-profiler: %s\n", why);
@@ -258,7 +303,7 @@ int crn_maps_make(const struct crn_maps *m, struct cairn_map_view *out_maps)
     int status = prepare(&j);
     if (status == 0 && j.deepest > 0)
         status = fit_contexts(&j);
-    for (uint32_t i = 0; i < m->options->n_variants; i++)
+    for (uint32_t i = 0; i <= m->options->n_variants; i++)
         for (uint32_t l = 1; l < j.n_layers && status == 0; l++)
             if (is_missing(&j, i, l))
                 status = write_map(&j, i, l);

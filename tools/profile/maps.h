@@ -6,6 +6,7 @@
 #include "client/cairn.h"
 #include "tools/profile/dataset.h"
 #include "tools/profile/options.h"
+#include "tools/profile/questions.h"
 #include "tools/worker/engine.h"
 
 #include <stdint.h>
@@ -17,17 +18,19 @@ struct crn_maps {
     uint32_t every; /* 1: all contexts of the set; n: the last of every n */
     struct crn_engine *producer, *receiver;
     const uint8_t *starts; /* [n_layers]: layers where runs start */
+    struct crn_answer_rule answers; /* of the receiver, when a map is tuned */
     FILE *out;             /* one JSON line per map */
-    const uint8_t *known;  /* [n_variants][n_layers]: made before */
+    const uint8_t *known;  /* [n_variants + 1][n_layers]: made before */
+    void (*stage)(void *ctx, const char *name, double contexts); /* what is progressing now, and through how many */
     void (*progress)(void *ctx, double contexts);
     void *progress_ctx;
 };
 
-/* out_maps [n_variants][n_layers]: w malloc'd, the caller's; NULL where there is none. Also after a failure the caller frees.
+/* out_maps [n_variants + 1][n_layers], the last row for tuned maps: w malloc'd, the caller's; NULL where there is none. Also after a failure the caller frees.
  * fails CAIRN_E_ARG (nothing to fit on, singular), codes of the engine and of the files */
 int crn_maps_make(const struct crn_maps *m, struct cairn_map_view *out_maps);
 
-/* OUT/maps/LAYER-VARIANT.map.gguf: out [4096], returned. */
-const char *crn_maps_path(const char *out_dir, uint32_t layer, uint32_t variant, char out[4096]);
+/* OUT/maps/LAYER-VARIANT.map.gguf, or FIRST-LAST.tuned.map.gguf when it is tuned: out [4096], returned. */
+const char *crn_maps_path(const struct crn_profile_options *o, uint32_t layer, uint32_t variant, char out[4096]);
 
 #endif

@@ -4,7 +4,6 @@
 #include "tools/profile/measure.h"
 
 #include "tools/profile/suffix.h"
-#include "tools/worker/decode.h"
 #include "tools/worker/prefill.h"
 #include "tools/worker/state_map.h"
 
@@ -23,8 +22,7 @@ struct job {
     float **states;               /* [n_layers][n][hidden], NULL where no run starts */
     struct crn_cut *cuts;         /* [n_settings] */
     struct crn_suffix suffix;
-    struct crn_suffix_question *questions;
-    int32_t *answers; /* generated ones */
+    struct crn_questions questions;
     float ***at;      /* [n_settings][n_layers][rows][hidden]: suffix entering a start over the producer's layers */
     double prefill_s, work, total_work;
 };
@@ -36,20 +34,36 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int is_wanted(const struct job *j, uint32_t a, uint32_t b)
+static int is_wanted(const struct job *j, uint32_t variant, uint32_t a, uint32_t b)
 {
     size_t i = (size_t)a * j->n_layers + b;
-    return j->m->wanted[i] && !j->known->run[i];
+    return (j->m->wanted[i] & ~j->known->run[i] & (variant < j->m->n_variants ? CRN_WANTED_FITTED : CRN_WANTED_TUNED)) != 0;
 }
 
-static int starts_at(const struct job *j, uint32_t a, uint32_t *out_last)
+/* Ways to make maps that matter at a start, first to end - 1. A run that starts at layer 0 has nothing to map. */
+static uint32_t variants_end(const struct job *j, uint32_t a)
+{
+    return a > 0 ? j->m->n_variants + 1 : 1;
+}
+
+/* Is there a run to be measured from here with this way? The farthest one's end. */
+static int starts_with(const struct job *j, uint32_t variant, uint32_t a, uint32_t *out_last)
 {
     int any = 0;
     for (uint32_t b = a; b < j->n_layers; b++)
-        if (is_wanted(j, a, b)) {
+        if (is_wanted(j, variant, a, b)) {
             any = 1;
             *out_last = b;
         }
+    return any;
+}
+
+static int starts_at(const struct job *j, uint32_t a)
+{
+    uint32_t last;
+    int any = 0;
+    for (uint32_t i = 0; i < variants_end(j, a); i++)
+        any |= starts_with(j, i, a, &last);
     return any;
 }
 
@@ -65,9 +79,8 @@ static void worked(struct job *j, double layers)
 static int watch_state(void *ctx, uint32_t layer, const float *h, const int32_t *pos, uint32_t n)
 {
     struct job *j = ctx;
-    uint32_t last;
     (void)pos;
-    if (layer == 0 || !starts_at(j, layer, &last))
+    if (layer == 0 || !starts_at(j, layer))
         return 0;
     j->states[layer] = malloc(n * j->hidden * sizeof **j->states);
     if (j->states[layer] == NULL)
@@ -117,70 +130,6 @@ static int make_cuts(struct job *j)
         status = crn_cut_make(j->m->producer, &j->theirs, scores, &j->m->settings[i], &j->cuts[i]);
     free(scores);
     return status;
-}
-
-/* ---- questions ---- */
-
-/* The receiver's own answers to the questions that came without one: what reuse is compared with then. */
-static int generate(struct job *j, const uint32_t *which, uint32_t n)
-{
-    const struct crn_measure *m = j->m;
-    struct crn_question *list = calloc(n, sizeof *list);
-    struct crn_decode decode = {0};
-    struct crn_decode_options options = {.max_tokens = m->answer_tokens, .stop = {m->stop[0], m->stop[1]}};
-    if (list == NULL)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct crn_ids *ids = &j->context->questions[which[i]].ids;
-        list[i] = (struct crn_question){.tokens = ids->ids, .n = (uint32_t)ids->n};
-        list[i].answer = malloc(m->answer_tokens * sizeof *list[i].answer);
-        if (list[i].answer == NULL)
-            n = i;
-    }
-    int status = n > 0 ? crn_decode_begin(&decode, m->receiver, list, n, j->n) : -ENOMEM;
-    for (uint32_t l = 0; l < j->n_layers && status == 0; l++)
-        status = crn_decode_layer(&decode, l, j->own.layers[l].spans, j->own.layers[l].n);
-    if (status == 0)
-        status = crn_decode_logits(&decode);
-    if (status == 0)
-        status = crn_decode_generate(&decode, &j->own, &options);
-    for (uint32_t i = 0; i < n; i++) {
-        struct crn_suffix_question *q = &j->questions[which[i]];
-        int32_t *ids = (int32_t *)(uintptr_t)q->ids;
-        memcpy(ids + q->n_asked, list[i].answer, list[i].n_answer * sizeof *ids);
-        q->n = q->n_asked + list[i].n_answer;
-        if (list[i].stopped)
-            ids[q->n++] = m->stop[0];
-        free(list[i].answer);
-    }
-    crn_decode_end(&decode);
-    free(list);
-    return status;
-}
-
-static int ask(struct job *j, int *out_own_answers)
-{
-    uint32_t n = j->context->n, n_open = 0;
-    size_t room = 0;
-    for (uint32_t i = 0; i < n; i++)
-        room += j->context->questions[i].ids.n + j->m->answer_tokens + 1;
-    uint32_t *which = malloc(n * sizeof *which);
-    int32_t *at = j->answers = malloc(room * sizeof *at);
-    j->questions = calloc(n, sizeof *j->questions);
-    int status = which != NULL && at != NULL && j->questions != NULL ? 0 : -ENOMEM;
-    for (uint32_t i = 0; i < n && status == 0; i++) {
-        const struct crn_dataset_question *q = &j->context->questions[i];
-        memcpy(at, q->ids.ids, q->ids.n * sizeof *at);
-        j->questions[i] = (struct crn_suffix_question){.ids = at, .n = (uint32_t)q->ids.n, .n_asked = q->n_asked};
-        at += q->ids.n + j->m->answer_tokens + 1;
-        if (!q->answered)
-            which[n_open++] = i;
-    }
-    if (status == 0 && n_open > 0)
-        status = generate(j, which, n_open);
-    free(which);
-    *out_own_answers = n_open > 0;
-    return status != 0 ? status : crn_suffix_begin(&j->suffix, j->m->receiver, j->questions, n, j->n);
 }
 
 static size_t suffix_bytes(const struct job *j)
@@ -237,7 +186,7 @@ static int line_end(struct line *l, FILE *out, int status)
 
 /* ---- the receiver's own cache, and plain reuse ---- */
 
-static int own_scores(struct job *j, int own_answers, struct line *line, struct crn_suffix_score *scores)
+static int own_scores(struct job *j, struct line *line, struct crn_suffix_score *scores)
 {
     float *h = malloc(suffix_bytes(j));
     int status = h != NULL ? 0 : -ENOMEM;
@@ -247,14 +196,14 @@ static int own_scores(struct job *j, int own_answers, struct line *line, struct 
     for (uint32_t l = 0; l < j->n_layers && status == 0; l++)
         status = crn_suffix_layer(&j->suffix, l, j->own.layers[l].spans, j->own.layers[l].n, h);
     double suffix_s = now_s() - start;
-    if (status == 0 && own_answers)
+    if (status == 0 && j->questions.own_answers)
         status = crn_suffix_refer(&j->suffix, h);
     if (status == 0)
         status = crn_suffix_score(&j->suffix, h, scores);
     if (status == 0) {
         fprintf(line->stream, "{\"context\":%u,\"tokens\":%u,\"rows\":%u,\"prefill_s\":%.5g,\"suffix_s\":%.5g,\"own\":{", j->index,
                 j->n, j->suffix.rows, j->prefill_s, suffix_s);
-        write_scores(line->stream, scores, j->suffix.n, own_answers);
+        write_scores(line->stream, scores, j->suffix.n, j->questions.own_answers);
         fprintf(line->stream, "}");
     }
     worked(j, j->n_layers);
@@ -266,9 +215,9 @@ static int own_scores(struct job *j, int own_answers, struct line *line, struct 
  * own, else just those before the deepest start. */
 static uint32_t layers_alone(const struct job *j, uint32_t setting)
 {
-    uint32_t deepest = 0, last;
+    uint32_t deepest = 0;
     for (uint32_t l = 0; l < j->n_layers; l++)
-        deepest = starts_at(j, l, &last) ? l : deepest;
+        deepest = starts_at(j, l) ? l : deepest;
     return setting == 0 ? j->n_layers : deepest + 1;
 }
 
@@ -278,12 +227,12 @@ static int full_reuse(struct job *j, uint32_t setting, struct line *line, struct
     const struct crn_cut *cut = &j->cuts[setting];
     float *h = malloc(suffix_bytes(j));
     int status = h != NULL ? 0 : -ENOMEM;
-    uint32_t last, n_layers = layers_alone(j, setting);
+    uint32_t n_layers = layers_alone(j, setting);
     double start = now_s();
     if (status == 0)
         memcpy(h, j->suffix.embedded, suffix_bytes(j));
     for (uint32_t l = 0; l < n_layers && status == 0; l++) {
-        if (starts_at(j, l, &last)) {
+        if (starts_at(j, l)) {
             j->at[setting][l] = malloc(suffix_bytes(j));
             if (j->at[setting][l] == NULL)
                 status = -ENOMEM;
@@ -315,13 +264,13 @@ static int full_reuse(struct job *j, uint32_t setting, struct line *line, struct
     return status;
 }
 
-static int corners(struct job *j, int own_answers, struct crn_suffix_score *scores)
+static int corners(struct job *j, struct crn_suffix_score *scores)
 {
     struct line line;
     int status = line_begin(&line);
     if (status != 0)
         return status;
-    status = own_scores(j, own_answers, &line, scores);
+    status = own_scores(j, &line, scores);
     fprintf(line.stream, ",\"settings\":[");
     for (uint32_t i = 0; i < j->m->n_settings && status == 0; i++)
         status = full_reuse(j, i, &line, scores);
@@ -384,27 +333,17 @@ struct run {
     double map_s, layer_s, keys_s;
 };
 
-/* The state as stored (f16 where it fits, else bf16: method.md 5.5), then mapped. */
+/* The state as stored, then mapped. */
 static int take_state(struct job *j, struct run *r)
 {
     struct crn_engine *e = j->m->receiver;
-    size_t count = j->n * j->hidden;
-    uint32_t dtype = CAIRN_F16;
     if (r->first == 0)
         return crn_pass_begin(&r->pass, e, j->context->ids.ids, j->n, 0);
     int status = crn_pass_begin_rows(&r->pass, e, j->n);
-    uint16_t *stored = malloc(count * sizeof *stored);
-    if (status == 0 && stored == NULL)
-        status = -ENOMEM;
-    for (size_t i = 0; i < count && status == 0; i++)
-        dtype = j->states[r->first][i] > 65504.0f || j->states[r->first][i] < -65504.0f ? (uint32_t)CAIRN_BF16 : dtype;
     for (uint32_t i = 0; i < j->n && status == 0; i++)
         r->pass.pos[i] = (int32_t)i;
     if (status == 0)
-        status = e->ops->convert(&e->exec, j->states[r->first], CAIRN_F32, count, dtype, stored);
-    if (status == 0)
-        status = e->ops->convert(&e->exec, stored, dtype, count, CAIRN_F32, r->pass.h);
-    free(stored);
+        status = crn_cut_state(e, j->states[r->first], j->n * j->hidden, r->pass.h);
     double start = now_s();
     const struct cairn_map_view *map = &j->m->maps[r->variant * j->n_layers + r->first];
     if (status == 0 && map->w != NULL)
@@ -459,7 +398,7 @@ static int ends_of(struct job *j, struct run *r, uint32_t setting, struct line *
         struct crn_span span = crn_kv_span(&r->kv[b], 0, UINT32_MAX);
         status = crn_suffix_layer(&j->suffix, b, &span, 1, before);
         worked(j, 1);
-        if (status != 0 || !is_wanted(j, r->first, b))
+        if (status != 0 || !is_wanted(j, r->variant, r->first, b))
             continue;
         status = finish_run(j, setting, b + 1, before, h, scores);
         if (status != 0)
@@ -501,13 +440,13 @@ static int one_start(struct job *j, uint32_t first, uint32_t last, uint32_t vari
     return status;
 }
 
-/* A run that starts at layer 0 starts from the tokens: there is nothing to map. */
-static int all_variants(struct job *j, uint32_t first, uint32_t last, struct crn_suffix_score *scores)
+static int all_variants(struct job *j, uint32_t first, struct crn_suffix_score *scores)
 {
-    uint32_t n = first > 0 ? j->m->n_variants : 1;
+    uint32_t last;
     int status = 0;
-    for (uint32_t i = 0; i < n && status == 0; i++)
-        status = one_start(j, first, last, i, scores);
+    for (uint32_t i = 0; i < variants_end(j, first) && status == 0; i++)
+        if (starts_with(j, i, first, &last))
+            status = one_start(j, first, last, i, scores);
     return status;
 }
 
@@ -520,15 +459,15 @@ static double work_of(const struct job *j)
         rows += (double)j->context->questions[i].ids.n;
     for (uint32_t i = 0; i < j->m->n_settings; i++)
         layers += layers_alone(j, i);
-    for (uint32_t a = 0, last; a < j->n_layers; a++) {
-        if (!starts_at(j, a, &last))
-            continue;
-        double times = a > 0 ? j->m->n_variants : 1;
-        run_rows += times * (last - a + 1) * j->n;
-        layers += times * j->m->n_settings * (last - a + 1);
-        for (uint32_t b = a; b <= last; b++)
-            layers += is_wanted(j, a, b) ? times * j->m->n_settings * (j->n_layers - 1 - b) : 0;
-    }
+    for (uint32_t a = 0, last; a < j->n_layers; a++)
+        for (uint32_t v = 0; v < variants_end(j, a); v++) {
+            if (!starts_with(j, v, a, &last))
+                continue;
+            run_rows += (last - a + 1.0) * j->n;
+            layers += j->m->n_settings * (last - a + 1.0);
+            for (uint32_t b = a; b <= last; b++)
+                layers += is_wanted(j, v, a, b) ? (double)j->m->n_settings * (j->n_layers - 1 - b) : 0;
+        }
     if (j->m->sensitivity && !j->known->alone)
         layers += j->n_layers * (j->n_layers + 1) / 2.0;
     return layers + run_rows / (rows > 0 ? rows : 1);
@@ -567,8 +506,7 @@ static void release(struct job *j)
     free(j->cuts);
     free(j->states);
     crn_suffix_end(&j->suffix);
-    free(j->questions);
-    free(j->answers);
+    crn_questions_free(&j->questions);
     crn_cache_free(&j->theirs);
     crn_cache_free(&j->own);
 }
@@ -580,7 +518,6 @@ int crn_measure_context(struct crn_measure *m, uint32_t index, const struct crn_
     j.n_layers = m->receiver->weights->shape.n_layers;
     j.hidden = m->receiver->weights->shape.hidden;
     j.n = (uint32_t)context->ids.n;
-    int own_answers = 0;
     struct crn_suffix_score *scores = calloc(context->n, sizeof *scores);
     int status = scores != NULL ? prepare(&j) : -ENOMEM;
     if (status == 0)
@@ -588,14 +525,15 @@ int crn_measure_context(struct crn_measure *m, uint32_t index, const struct crn_
     if (status == 0)
         status = make_cuts(&j);
     if (status == 0)
-        status = ask(&j, &own_answers);
+        status = crn_questions_make(context, m->receiver, &j.own, &m->answers, &j.questions);
     if (status == 0)
-        status = corners(&j, own_answers, scores);
+        status = crn_suffix_begin(&j.suffix, m->receiver, j.questions.list, j.questions.n, j.n);
+    if (status == 0)
+        status = corners(&j, scores);
     if (status == 0 && m->sensitivity && !known->alone)
         status = sensitivity(&j, scores);
-    for (uint32_t a = 0, last; a < j.n_layers && status == 0; a++)
-        if (starts_at(&j, a, &last))
-            status = all_variants(&j, a, last, scores);
+    for (uint32_t a = 0; a < j.n_layers && status == 0; a++)
+        status = all_variants(&j, a, scores);
     release(&j);
     free(scores);
     return status;

@@ -8,22 +8,24 @@
 
 #include "client/cairn.h"
 #include "tools/profile/cut.h"
-#include "tools/profile/dataset.h"
+#include "tools/profile/questions.h"
 #include "tools/worker/engine.h"
 
 #include <stdint.h>
 #include <stdio.h>
 
+#define CRN_WANTED_FITTED 1u /* with all ways to make maps */
+#define CRN_WANTED_TUNED 2u  /* with the map that was tuned for this run */
+
 struct crn_measure {
     struct crn_engine *producer, *receiver;
-    const struct cairn_map_view *maps; /* [n_variants][n_layers]; w NULL: the state as it is */
+    const struct cairn_map_view *maps; /* [n_variants + 1][n_layers], last the tuned ones; w NULL: the state as it is */
     uint32_t n_variants;               /* ways to make maps, compared with each other */
     const struct crn_cut_setting *settings;
     uint32_t n_settings;
-    uint8_t *wanted; /* [n_layers][n_layers]: [a][b], runs to measure */
+    uint8_t *wanted; /* [n_layers][n_layers]: [a][b], CRN_WANTED_*: runs to measure, and how */
     int sensitivity; /* reuse each layer alone in the receiver's own cache (method.md 1.2.1) */
-    uint32_t answer_tokens; /* longest answer of the receiver's own */
-    int32_t stop[2];
+    struct crn_answer_rule answers; /* of the receiver, where none was given */
     const struct crn_selector *selector; /* of kept tokens */
     const int32_t *reader_prefix; /* before the second reading (method.md 5.4) */
     uint32_t n_reader_prefix;
@@ -36,7 +38,7 @@ struct crn_measure {
 struct crn_measure_known {
     int own;      /* its first line */
     int alone;    /* its line of sensitivity */
-    uint8_t *run; /* [n_layers][n_layers] */
+    uint8_t *run; /* [n_layers][n_layers], CRN_WANTED_* */
 };
 
 /* fails -ENOMEM, -EIO, codes of the engine */

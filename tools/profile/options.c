@@ -20,6 +20,8 @@ enum option_id {
     OPT_MAPS,
     OPT_OUT,
     OPT_RUNS,
+    OPT_TUNED,
+    OPT_EPOCHS,
     OPT_KEEP,
     OPT_INT8,
     OPT_SELECTOR,
@@ -50,6 +52,8 @@ static const struct {
     {"state-cache", "DIR", "keep the states of --fit there, so that other pairs of these models need no prefills", OPT_STATE_CACHE},
     {"out", "DIR", "results and maps; an unfinished profile there is continued", OPT_OUT},
     {"runs", "A-B,...", "runs of layers to measure", OPT_RUNS},
+    {"tuned", "A-B,...", "runs to measure with a map tuned on the receiver's answers too, each with a start of its own", OPT_TUNED},
+    {"epochs", "N", "times that a map is tuned on each context (default 2)", OPT_EPOCHS},
     {"keep", "F,...", "shares of the tokens kept, as int8 when i8 follows: 1,0.4,0.4i8; the first must be 1 (default 1)", OPT_KEEP},
     {"int8", NULL, "each share with int8 payloads too", OPT_INT8},
     {"selector", "NAME", "how kept tokens are chosen, as in cairn-worker --compress (default reread)", OPT_SELECTOR},
@@ -131,25 +135,50 @@ static int parse_model(const char *option, const char *text, struct crn_profile_
     return 0;
 }
 
-static int parse_runs(struct crn_profile_options *o, const char *text)
+static int parse_runs(const char *option, const char *text, struct crn_profile_run **io_runs, uint32_t *out_n)
 {
-    o->n_runs = 0;
-    if (o->runs == NULL)
-        o->runs = malloc(CRN_PROFILE_MAX_RUNS * sizeof *o->runs);
-    for (const char *at = text; o->runs != NULL && *at != '\0';) {
+    *out_n = 0;
+    if (*io_runs == NULL)
+        *io_runs = malloc(CRN_PROFILE_MAX_RUNS * sizeof **io_runs);
+    for (const char *at = text; *io_runs != NULL && *at != '\0';) {
         char *end;
         unsigned long a = strtoul(at, &end, 10), b = 0;
-        int good = end != at && *end == '-' && o->n_runs < CRN_PROFILE_MAX_RUNS;
+        int good = end != at && *end == '-' && *out_n < CRN_PROFILE_MAX_RUNS;
         if (good) {
             at = end + 1;
             b = strtoul(at, &end, 10);
         }
         if (!good || end == at || (*end != ',' && *end != '\0') || a > b || b >= CAIRN_MAX_LAYERS)
-            return refuse("runs", text, "want runs of layers as 13-23,15-23");
-        o->runs[o->n_runs++] = (struct crn_profile_run){(uint32_t)a, (uint32_t)b};
+            return refuse(option, text, "want runs of layers as 13-23,15-23");
+        (*io_runs)[(*out_n)++] = (struct crn_profile_run){(uint32_t)a, (uint32_t)b};
         at = *end == ',' ? end + 1 : end;
     }
-    return o->runs != NULL ? 0 : -12;
+    return *io_runs != NULL ? 0 : -12;
+}
+
+const struct crn_profile_run *crn_profile_tuned_at(const struct crn_profile_options *o, uint32_t layer)
+{
+    for (uint32_t i = 0; i < o->n_tuned; i++)
+        if (o->tuned[i].first == layer)
+            return &o->tuned[i];
+    return NULL;
+}
+
+/* The tuned map starts from the first way to make maps. */
+static int add_tuned(struct crn_profile_options *o)
+{
+    struct crn_profile_variant *v = &o->variants[o->n_variants];
+    *v = o->variants[0];
+    v->tuned = true;
+    if (o->n_tuned > 0 && (v->plain || v->file[0] != '\0' || v->rank > 0))
+        return refuse("maps", o->maps, "tuning wants a fitted map of full rank first");
+    for (uint32_t i = 0; i < o->n_tuned; i++)
+        if (o->tuned[i].first == 0 || crn_profile_tuned_at(o, o->tuned[i].first) != &o->tuned[i]) {
+            fprintf(stderr, "cairn-profiler: --tuned %u-%u: %s\n", o->tuned[i].first, o->tuned[i].last,
+                    o->tuned[i].first == 0 ? "a run from layer 0 has no state to map" : "another run starts there too");
+            return CAIRN_E_ARG;
+        }
+    return 0;
 }
 
 static int parse_whole(struct crn_profile_options *o, const char *text)
@@ -261,6 +290,23 @@ static int parse_maps(struct crn_profile_options *o, const char *text)
     return o->n_variants > 0 ? 0 : bad_spec(text);
 }
 
+/* Options that are a whole number. 1: not one of them. */
+static int apply_number(struct crn_profile_options *o, int id, const char *text)
+{
+    switch (id) {
+    case OPT_CONTEXTS:
+        return whole("contexts", text, 1, 1000000, &o->n_contexts);
+    case OPT_ANSWER_TOKENS:
+        return whole("answer-tokens", text, 1, 4096, &o->answer_tokens);
+    case OPT_EPOCHS:
+        return whole("epochs", text, 1, 1000, &o->epochs);
+    case OPT_THREADS:
+        return whole("threads", text, 1, 256, &o->n_threads);
+    default:
+        return 1;
+    }
+}
+
 static int apply(struct crn_profile_options *o, int id, const char *text, bool *out_int8)
 {
     switch (id) {
@@ -287,7 +333,9 @@ static int apply(struct crn_profile_options *o, int id, const char *text, bool *
         o->out = text;
         return 0;
     case OPT_RUNS:
-        return parse_runs(o, text);
+        return parse_runs("runs", text, &o->runs, &o->n_runs);
+    case OPT_TUNED:
+        return parse_runs("tuned", text, &o->tuned, &o->n_tuned);
     case OPT_KEEP:
         return parse_keep(o, text);
     case OPT_INT8:
@@ -300,16 +348,10 @@ static int apply(struct crn_profile_options *o, int id, const char *text, bool *
         return crn_budget_parse(text, &o->rule.budget) == 0 ? 0 : refuse("budget", text, "there is none of that name");
     case OPT_WHOLE:
         return parse_whole(o, text);
-    case OPT_CONTEXTS:
-        return whole("contexts", text, 1, 1000000, &o->n_contexts);
-    case OPT_ANSWER_TOKENS:
-        return whole("answer-tokens", text, 1, 4096, &o->answer_tokens);
     case OPT_MAPS:
         return parse_maps(o, text);
     case OPT_KV:
         return parse_kv(o, text);
-    case OPT_THREADS:
-        return whole("threads", text, 1, 256, &o->n_threads);
     case OPT_SENSITIVITY:
         return (o->sensitivity = true) ? 0 : 0;
     case OPT_QUIET:
@@ -331,8 +373,8 @@ static int check(struct crn_profile_options *o, int rest)
         wrong = "--producer and --receiver are needed";
     else if (o->requests == NULL || o->out == NULL)
         wrong = "--requests and --out are needed";
-    else if (o->n_runs == 0)
-        wrong = "--runs is needed";
+    else if (o->n_runs == 0 && o->n_tuned == 0)
+        wrong = "--runs or --tuned is needed";
     if (wrong == NULL)
         return 0;
     fprintf(stderr, "cairn-profiler: %s\n", wrong);
@@ -358,6 +400,7 @@ int crn_profile_options_parse(int argc, char **argv, struct crn_profile_options 
                                         .selector = crn_selector_named("reread"),
                                         .rule = {.whole_first = 1, .whole_last = 0},
                                         .answer_tokens = 32,
+                                        .epochs = 2,
                                         .n_threads = cpus > 0 && cpus <= 256 ? (uint32_t)cpus : 1,
                                         .n_variants = 1,
                                         .variants = {{.lambda = 1e-3, .weight = CRN_FIT_EQUAL}},
@@ -368,11 +411,14 @@ int crn_profile_options_parse(int argc, char **argv, struct crn_profile_options 
     for (size_t i = 0; i < N_OPTIONS; i++)
         list[i] = (struct option){table[i].name, table[i].argument != NULL ? required_argument : no_argument, NULL, table[i].id};
     while (status == 0 && (id = getopt_long(argc, argv, "", list, NULL)) != -1)
-        status = apply(out, id, optarg, &int8);
+        if ((status = apply_number(out, id, optarg)) == 1)
+            status = apply(out, id, optarg, &int8);
     if (status == 0)
         status = check(out, optind < argc);
     if (status == 0 && int8)
         add_int8(out);
+    if (status == 0)
+        status = add_tuned(out);
     for (uint32_t i = 0; i < out->n_settings; i++) {
         float keep = out->settings[i].rule.keep;
         out->settings[i].rule = out->rule;
@@ -388,6 +434,7 @@ void crn_profile_options_free(struct crn_profile_options *o)
     free(o->producer.path);
     free(o->receiver.path);
     free(o->runs);
+    free(o->tuned);
     o->producer.path = o->receiver.path = NULL;
-    o->runs = NULL;
+    o->runs = o->tuned = NULL;
 }

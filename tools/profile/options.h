@@ -28,6 +28,7 @@ struct crn_profile_variant {
     uint32_t rank;     /* 0: full */
     uint32_t n_tokens; /* fitted on contexts of at least so many tokens; 0: all */
     bool half;         /* stored as f16 */
+    bool tuned;        /* moved on by what the receiver answers (tune.h), for one run */
     char file[256];    /* a map that is there already, for the layer where all runs start; "": fit one */
 };
 
@@ -40,12 +41,14 @@ struct crn_profile_options {
     const char *requests, *fit, *out, *state_cache;
     struct crn_profile_run *runs; /* owned */
     uint32_t n_runs;
+    struct crn_profile_run *tuned; /* owned: runs to tune a map for and to measure with it, each with a start of its own */
+    uint32_t n_tuned, epochs;
     const struct crn_selector *selector; /* of the tokens kept */
     struct crn_sets_rule rule;           /* of all settings, but for keep */
     struct crn_cut_setting settings[CRN_PROFILE_MAX_SETTINGS];
     uint32_t n_settings;
-    struct crn_profile_variant variants[CRN_PROFILE_MAX_VARIANTS];
-    uint32_t n_variants;
+    struct crn_profile_variant variants[CRN_PROFILE_MAX_VARIANTS + 1]; /* behind the last: the first one, tuned */
+    uint32_t n_variants;               /* without it */
     const char *maps;    /* the variants as given */
     uint32_t n_contexts; /* 0: all */
     uint32_t answer_tokens, n_threads, kv_dtype;
@@ -55,5 +58,8 @@ struct crn_profile_options {
 /* returns 0, 1 when help was printed, CAIRN_E_ARG after one line on stderr. own: crn_profile_options_free */
 int crn_profile_options_parse(int argc, char **argv, struct crn_profile_options *out);
 void crn_profile_options_free(struct crn_profile_options *o);
+
+/* The run that a map is tuned for at this layer; NULL: none. */
+const struct crn_profile_run *crn_profile_tuned_at(const struct crn_profile_options *o, uint32_t layer);
 
 #endif

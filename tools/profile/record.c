@@ -28,8 +28,10 @@ static int take_runs(struct crn_record *r, const struct crn_json *line, uint32_t
         if (crn_json_u32(crn_json_get(run, "last"), &last) != 0 || last < first || last >= r->n_layers ||
             crn_json_u32(crn_json_get(run, "setting"), &setting) != 0 || setting >= r->n_settings)
             return CAIRN_E_FORMAT;
-        if (setting + 1 == r->n_settings && (first == 0 || variant + 1 == r->n_variants))
-            r->known[context].run[(size_t)first * r->n_layers + last] = 1;
+        uint32_t last_fitted = first == 0 ? 0 : r->n_variants - 2; /* the last variant is the tuned one */
+        uint8_t how = variant == last_fitted ? CRN_WANTED_FITTED : variant > last_fitted ? CRN_WANTED_TUNED : 0;
+        if (setting + 1 == r->n_settings)
+            r->known[context].run[(size_t)first * r->n_layers + last] |= how;
     }
     return 0;
 }

@@ -12,7 +12,7 @@ struct crn_record {
     FILE *file;
     uint32_t n_contexts, n_layers, n_settings, n_variants;
     struct crn_measure_known *known; /* [n_contexts] */
-    uint8_t *maps;                   /* [n_variants][n_layers]: a line about this map is there */
+    uint8_t *maps;                   /* [n_variants][n_layers]: a line about this map is there; the last variant is the tuned one */
     uint8_t *runs;                   /* memory of known[].run */
 };
 
