@@ -122,7 +122,8 @@ int dev_tiny_check(struct cairn_lease *lease, uint32_t model, uint32_t n_states)
         for (uint32_t head = 0; head < TINY_HEADS; head++)
             if (check_head(&view.heads[head], model, layer, head) != 0)
                 return 2;
-        if (layer < n_states && (cairn_lease_state(lease, 0, layer, &state) != 0 ||
+        if (layer < n_states && (cairn_wait(lease, 0, layer, CAIRN_WAIT_STATE, SOON) != 0 ||
+                                 cairn_lease_state(lease, 0, layer, &state) != 0 ||
                                  check_rows(state.rows, state.pos, state.n, TINY_HIDDEN, e) != 0))
             return 3;
     }
