@@ -65,7 +65,8 @@ static int print_command_help(const struct command *c)
         "  --tune N          also with maps tuned on the receiver's answers, for the N best runs of the frontier; --epochs N\n"
         "  --fit FILE        contexts for state maps (default: every third of --requests); --maps SPEC, --state-cache DIR\n"
         "  --keep F,...      shares of the tokens kept (default 1), --int8: each with int8 payloads too; --selector, --budget, --whole\n"
-        "  --sensitivity     also reuse each layer alone; --contexts N, --answer-tokens N, --threads N, --quiet\n"
+        "  --sensitivity     also reuse each layer alone; --corners: cut the receiver's own cache by each share, too\n"
+        "  --contexts N      measure on the first N only; --answer-tokens N, --threads N, --quiet\n"
         "  --plans DIR       write the frontier's plans there; --store: put them into the broker\n"
         "  --floor Q         plans must keep this share of the receiver's own quality (default 0.9)\n"
         "  --report-only     measure nothing, report what is there\n\n";

@@ -47,7 +47,7 @@ static const struct {
     {"--state-cache", true},    {"--keep", true},           {"--int8", false},         {"--selector", true},
     {"--budget", true},         {"--whole", true},          {"--contexts", true},      {"--answer-tokens", true},
     {"--sensitivity", false},   {"--kv", true},             {"--threads", true},       {"--quiet", false},
-    {"--tuned", true},          {"--epochs", true},
+    {"--tuned", true},          {"--epochs", true},         {"--corners", false},
 };
 
 static int pass_on(struct profile *p, int argc, char **argv, int *i)
@@ -322,6 +322,7 @@ static void add_model(struct crn_json *root, const char *key, const char *label,
 static struct crn_json *document(const struct crn_result *r)
 {
     struct crn_json *root = crn_cmd_json(), *points = crn_json_array(), *settings = crn_json_array(), *alone = crn_json_array();
+    struct crn_json *corners = crn_json_array();
     add_model(root, "producer", r->producer, &r->producer_digest);
     add_model(root, "receiver", r->receiver, &r->receiver_digest);
     crn_json_add_u64(root, "n_layers", r->n_layers);
@@ -352,6 +353,9 @@ static struct crn_json *document(const struct crn_result *r)
         crn_json_add_real(o, "nll", r->alone[l].nll);
     }
     crn_json_add(root, "alone", alone);
+    for (uint32_t i = 0; i < r->n_settings && r->corners[i].n > 0; i++)
+        crn_json_add(corners, NULL, json_of(r, &r->corners[i]));
+    crn_json_add(root, "corners", corners);
     return root;
 }
 

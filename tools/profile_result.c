@@ -23,7 +23,7 @@ struct reader {
     char *why;
     size_t why_bytes, line;
     struct sums *runs;                       /* [n_layers][n_layers][n_settings][n_variants] */
-    struct sums full[CRN_RESULT_MAX_SETTINGS], own;
+    struct sums full[CRN_RESULT_MAX_SETTINGS], corners[CRN_RESULT_MAX_SETTINGS], own;
     double tokens, run_tokens, layer_tokens, map_tokens; /* that times were taken of */
     double layer_s, keys_s, map_s, prefill_s, own_suffix_s;
     uint32_t n_alone, last_alone;
@@ -238,6 +238,11 @@ static int add_line(struct reader *r, const struct crn_json *line, struct length
         add_alone(r, crn_json_get(line, "alone"), context);
         return 0;
     }
+    if (crn_json_get(line, "corners") != NULL) {
+        for (uint32_t i = 0; i < r->out->n_settings; i++)
+            add_scores(&r->corners[i], crn_json_at(crn_json_get(line, "corners"), i), context);
+        return 0;
+    }
     if (length->context != context) /* continued later: the mean will do */
         *length = (struct length){context, r->out->n_contexts > 0 ? r->tokens / r->out->n_contexts : 0};
     return add_start(r, line, context, length->tokens);
@@ -325,6 +330,9 @@ static int make_points(struct reader *r)
     o->own = (struct crn_point){.last = o->n_layers - 1, .cost_s = o->prefill_s + o->own_suffix_s};
     fill_point(r, &r->own, &o->own);
     for (uint32_t s = 0; s < o->n_settings; s++) {
+        o->corners[s] = o->own;
+        o->corners[s].setting = s;
+        fill_point(r, &r->corners[s], &o->corners[s]);
         if (r->full[s].n_contexts == o->n_contexts) {
             struct crn_point *full = &o->points[o->n_points++];
             *full = (struct crn_point){.first = 1, .last = 0, .setting = s};

@@ -44,6 +44,7 @@ struct crn_result {
     struct crn_point *points; /* measured on all contexts; frontier marked */
     size_t n_points;
     struct crn_result_alone *alone; /* [n_layers], n 0: not measured */
+    struct crn_point corners[CRN_RESULT_MAX_SETTINGS]; /* the receiver's own cache under each setting; n 0: not measured */
     uint64_t fit_tokens;
 };
 

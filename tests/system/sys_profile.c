@@ -100,8 +100,11 @@ static const json_t *point(const json_t *root, int first, int last, int setting)
 START_TEST(all_layers_are_the_receivers_own_prefill_under_every_setting)
 {
     scene_open(3, false);
-    json_t *root = profiled(model, sibling, (const char *const[]){"--grain", "1", "--keep", "1,0.5", "--int8", "--kv", "f32", NULL});
-    const json_t *own = json_object_get(root, "own");
+    json_t *root = profiled(model, sibling, (const char *const[]){"--grain", "1", "--keep", "1,0.5", "--int8", "--kv", "f32", "--corners", NULL});
+    const json_t *own = json_object_get(root, "own"), *corners = json_object_get(root, "corners");
+    ck_assert_uint_eq(json_array_size(corners), 4);
+    ck_assert_double_eq_tol(real(json_array_get(corners, 0), "nll"), real(own, "nll"), 1e-9);
+    ck_assert_double_gt(fabs(real(json_array_get(corners, 1), "nll") - real(own, "nll")), 1e-6); /* half of the tokens are gone */
     for (int setting = 0; setting < 4; setting++) {
         const json_t *all = point(root, 0, 3, setting);
         ck_assert_double_eq_tol(real(all, "nll"), real(own, "nll"), 1e-9);

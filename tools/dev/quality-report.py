@@ -53,6 +53,13 @@ def setting_name(document, point):
     return kept + (", int8" if setting["int8"] else "")
 
 
+def map_word(document, point):
+    """Which map a point was measured with."""
+    names = document["maps"].split(";")
+    given = names[point["variant"]] if point["variant"] < len(names) else ""
+    return "tuned map" if point.get("tuned") or ".tuned." in given else "no map" if given == "plain" else "fitted map"
+
+
 def quality(document, point):
     """The number that counts for this pair: exact match, or agreement with the receiver's own answers."""
     return point["agreement"] if document["quality"] == "agreement" else point["exact"]
@@ -71,7 +78,8 @@ def test_rows(name, document):
     by = "agreement" if document["quality"] == "agreement" else "exact"
     rows = [[name, "own prefill", "100 %", str(own["questions"]), f"{own['exact']:.3f}", interval(own), "", f"{own['nll']:.4f}", "", "100 %"]]
     for point in document["points"]:
-        rows.append([name, f"{run_name(point)}, {setting_name(document, point)}" if point["run"] else run_name(point),
+        how = f"{run_name(point)}, {map_word(document, point)}, {setting_name(document, point)}" if point["run"] else run_name(point)
+        rows.append([name, how,
                      f"{point['layers']:.0%}", str(point["questions"]), f"{point['exact']:.3f}", interval(point),
                      difference(document, point) + (" (agreement)" if by == "agreement" else ""), f"{point['nll']:.4f}",
                      f"{point['kv_bytes']:.0%}", f"{point['time']:.0%}"])
@@ -130,6 +138,65 @@ questions: as a receiver it is compared with its own greedy answers, token by to
 
 {few(documents)}{table(head, rows)}
 {goals(documents)}
+{sources(documents)}
+"""
+
+
+def corner_rows(name, document):
+    """Own prefill or partial reuse, whole or cut; and everything reused."""
+    own = document["own"]
+    rows = []
+    plan = [p for p in document["points"] if p["run"] and p["variant"] == 0]
+    for setting, corner in enumerate(document["corners"]):
+        kept = document["settings"][setting]
+        how = "whole" if kept["keep"] >= 1 and not kept["int8"] else f"{kept['keep']:.0%} of the tokens" + (", int8" if kept["int8"] else "")
+        reuse = next((p for p in plan if p["setting"] == setting), None)
+        rows.append([name, how, f"{quality(document, corner):.3f}", interval(corner), f"{corner['nll']:.4f}",
+                     f"{quality(document, reuse):.3f}" if reuse else "", interval(reuse) if reuse else "", f"{reuse['nll']:.4f}" if reuse else ""])
+    full = next((p for p in document["points"] if not p["run"] and p["setting"] == 0), None)
+    if full:
+        rows.append([name, "whole, nothing recomputed", "", "", "", f"{quality(document, full):.3f}", interval(full), f"{full['nll']:.4f}"])
+    return rows, own["questions"]
+
+
+def corners():
+    documents = [(name, document) for name, document in pairs("test") if document.get("corners")]
+    if not documents:
+        return ""
+    rows = [row for name, document in documents for row in corner_rows(name, document)[0]]
+    head = ["producer → receiver", "cache", ">own prefill", "95 %", ">nll", ">partial reuse", "95 %", ">nll"]
+    return f"""## The four corners
+
+What of a loss is the tokens' that are gone, and what is the reuse's: the receiver's own cache and the one that it reuses a part of, each
+whole and cut the same way (tokens by re-reading, one threshold over all layers and heads; the share is over all layers). On the
+questions of the tests above, the same run with its tuned map where there is one. For the base model quality is agreement with its own answers.
+
+{table(head, rows)}
+"""
+
+
+def transfer():
+    documents = pairs("transfer")
+    if not documents:
+        return ""
+    rows = []
+    for name, document in documents:
+        test = load("test-{}-{}".format(*name.split(" → ")))
+        for point in document["points"]:
+            if not point["run"] or document["settings"][point["setting"]]["int8"]:
+                continue
+            same = next((p for p in test["points"] if p["run"] == point["run"] and map_word(test, p) == map_word(document, point)
+                         and test["settings"][p["setting"]] == document["settings"][point["setting"]]), None) if test else None
+            rows.append([name, f"{run_name(point)}, {map_word(document, point)}", setting_name(document, point), str(point["questions"]),
+                         f"{quality(document, document['own']):.3f}", f"{quality(document, point):.3f}", interval(point),
+                         difference(document, point), difference(test, same) if same else ""])
+    head = ["producer → receiver", "run", "tokens", ">questions", ">own prefill", ">plan", "95 %", ">points against own", ">on the test's prose"]
+    return f"""## Profile transfer
+
+Everything about a plan was found on licences and installed documentation: its map, its run, its tokens. Here it answers on prose of
+another kind, short paragraphs about running machines (`share/demo/prose.txt`; `pairs.py transfer`).
+
+{table(head, rows)}
 {sources(documents)}
 """
 
@@ -320,12 +387,47 @@ tokens, as all plans' are.
 """
 
 
+def tuned_maps():
+    """The loss on the receiver's logits: tuned maps beside the fitted ones that they started as, on the tests' questions."""
+    rows, learnt = [], []
+    for stage in ("test", "transfer"):
+        for pair, document in pairs(stage):
+            own = document["own"]
+            for gap in document.get("paired", []):
+                of_run = [p for p in document["points"] if p["run"] == gap["run"] and p["setting"] == 0]
+                tuned = next((p for p in of_run if map_word(document, p) == "tuned map"), None)
+                fitted = next((p for p in of_run if map_word(document, p) == "fitted map"), None)
+                if tuned is None or fitted is None:
+                    continue
+                rows.append([pair, "test" if stage == "test" else "other prose", run_name(tuned), str(tuned["questions"]), f"{quality(document, own):.3f}",
+                             f"{quality(document, fitted):.3f}", f"{quality(document, tuned):.3f}", f"{own['nll']:.4f}", f"{fitted['nll']:.4f}",
+                             f"{tuned['nll']:.4f}", f"{-gap['nll']:+.4f} ± {gap['error']:.4f}"])
+    for pair, document in pairs("profile"):
+        for line in document.get("tuning", []):
+            learnt.append([pair, f"{line['map']}-{line['last']}", str(line["contexts"] - line["held_out"]), str(line["held_out"]),
+                           f"{line['kl_before']:.4f}", f"{line['kl_after']:.4f}", relative(line["kl_after"], line["kl_before"])])
+    if not rows and not learnt:
+        return ""
+    head = ["producer → receiver", "questions of", "run", ">n", ">own", ">fitted", ">tuned", ">own nll", ">fitted", ">tuned", ">nll, tuned − fitted"]
+    heads = ["producer → receiver", "run", ">contexts", ">held out", ">KL, fitted", ">KL, tuned", ">change"]
+    return f"""### The loss on the receiver's logits instead of on the state
+
+A map that starts as the closed form and is moved by gradient descent through the run towards the receiver's own answers
+(`cairn profile --tune`, `tools/profile/tune.h`). The same size, the same cost when it is used. KL is that of the receiver's distributions
+after an own prefill and after the run, per token of an answer, on contexts of the profile that no step has seen:
+
+{table(heads, learnt)}
+On the tests' questions, beside the fitted map that it started as:
+
+{table(head, rows)}
+"""
+
+
 def open_questions():
-    parts = [part for part in (rank_and_tokens(), ridge(), shared(), kept_tokens()) if part]
+    parts = [part for part in (tuned_maps(), rank_and_tokens(), ridge(), shared(), kept_tokens()) if part]
     return """## Open questions about state maps
 
-Those of method.md 5.1. Differences are paired, question by question, with their standard error. Not measured: the loss on the receiver's
-logits instead of on the state.
+Those of method.md 5.1. Differences are paired, question by question, with their standard error.
 
 """ + "".join(parts)
 
@@ -370,7 +472,7 @@ How often siblings answer exactly right with another member's cache, beside what
 `make report` from `docs/data/quality/`; `tools/family/pairs.py` and `tools/family/evaluate.py` measure. Prose of installed
 documentation differs between machines, so the digests of the questions do too.
 
-{tests()}{maps()}{open_questions()}{profiles()}{selectors()}{reference()}"""
+{tests()}{corners()}{transfer()}{maps()}{open_questions()}{profiles()}{selectors()}{reference()}"""
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(text.rstrip() + "\n")
     return 0

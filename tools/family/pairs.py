@@ -3,11 +3,13 @@
 
 Contexts that maps are fitted on, that runs are chosen on and that plans are tested on come from three parts of the prose and from
 three seeds, so that they share neither a paragraph nor a fact. The base model was not trained for the questions: as a receiver it is
-compared with its own answers.
+compared with its own answers. transfer is a test on prose of another kind than all that was fitted, chosen and tested on: what
+share/demo/prose.txt says about running machines, instead of licences and documentation.
 
     tools/family/pairs.py maps base finder --runs 13-23,15-23 --maps 'lambda=1e-3;plain'
-    tools/family/pairs.py profile base finder
-    tools/family/pairs.py test base finder --runs 13-23 --keep 1,0.4,0.25 --int8
+    tools/family/pairs.py profile base finder --tune 1
+    tools/family/pairs.py test base finder --run-of-profile 13-23 --keep 1,0.4,0.25 --int8
+    tools/family/pairs.py transfer base finder --run-of-profile 13-23
 """
 import argparse
 import json
@@ -28,6 +30,7 @@ STAGES = {  # seed and part of the prose of what is measured; contexts and quest
     "maps": {"seed": 504, "part": "2/3", "contexts": 20, "questions": 12},
     "profile": {"seed": 502, "part": "2/3", "contexts": 24, "questions": 6},
     "test": {"seed": 503, "part": "3/3", "contexts": 50, "questions": 6},
+    "transfer": {"seed": 505, "part": "1/1", "contexts": 50, "questions": 6, "prose": ["built-in"]},
 }
 
 
@@ -41,16 +44,18 @@ def parse_arguments():
     parser.add_argument("--questions", type=generate.positive, help="of each context")
     parser.add_argument("--fit-contexts", type=generate.positive, default=FIT["contexts"], help="contexts to fit maps on, default %(default)s")
     parser.add_argument("--plans", metavar="DIR", help="write the plans of the frontier there")
+    parser.add_argument("--run-of-profile", metavar="A-B", help="test this run with the maps that the pair's profile made: tuned, and fitted")
     parser.add_argument("--question", metavar="NAME", help="keep what comes out as STAGE-PRODUCER-RECEIVER-NAME, beside the pair's own")
     parser.add_argument("--bin", default=os.path.join(evaluate.ROOT, "build", "release", "bin"), metavar="DIR")
     parser.add_argument("--model", default=evaluate.default_model(), metavar="FILE")
     return parser.parse_known_args()
 
 
-def write_requests(path, member, seed, part, contexts, questions, answers):
+def write_requests(path, member, stage, questions, answers, contexts=None):
     """The same options give the same bytes, on the same documentation. Returns where the prose is from."""
-    options = ["--member", member, "--contexts", str(contexts), "--questions", str(questions), "--seed", str(seed), "--part", part]
-    pool, source = generate.find_prose(None, 100)
+    options = ["--member", member, "--contexts", str(contexts or stage["contexts"]), "--questions", str(questions),
+               "--seed", str(stage["seed"]), "--part", stage["part"]]
+    pool, source = generate.find_prose(stage.get("prose"), 100)
     lines = generate.generate(generate.parse_arguments(options), pool)
     if not answers:
         lines = [{key: value for key, value in line.items() if key != "answer"} for line in lines]
@@ -85,6 +90,23 @@ def explained(path):
     return [{"layer": line["map"], "variant": line["variant"], "share": line["explained"]} for line in read_lines(path) if "map" in line]
 
 
+def tuning(path):
+    """What became of the maps that were tuned, on the contexts held out."""
+    keys = ("map", "last", "contexts", "held_out", "kl_before", "kl_after", "better")
+    return [{key: line[key] for key in keys} for line in read_lines(path) if "kl_before" in line]
+
+
+def maps_of_profile(arguments):
+    """Options for a run with the maps of the pair's profile: the tuned one where there is one, then the fitted one."""
+    run = arguments.run_of_profile
+    maps = os.path.join(arguments.work, f"profile-{arguments.producer}-{arguments.receiver}", "maps")
+    paths = [os.path.join(maps, name) for name in (f"{run}.tuned.map.gguf", f"{run.split('-')[0]}-0.map.gguf")]
+    found = [path for path in paths if os.path.exists(path)]
+    if not found:
+        raise SystemExit(f"pairs.py: no map of {run} in {maps}: profile the pair first")
+    return ["--runs", run, "--maps", ";".join(f"file={path}" for path in found)]
+
+
 def model_of(arguments, member):
     adapter = os.path.join(evaluate.FAMILY, f"{member}.gguf")
     return arguments.model if member == "base" else f"{arguments.model},{adapter}"
@@ -98,14 +120,16 @@ def main():
     os.makedirs(os.path.join(arguments.work, "states"), exist_ok=True)
     fit = os.path.join(arguments.work, f"fit-{arguments.receiver}.jsonl")
     requests = os.path.join(arguments.work, f"{arguments.stage}-{arguments.receiver}-{questions}.jsonl")
-    write_requests(fit, asked, FIT["seed"], FIT["part"], arguments.fit_contexts, FIT["questions"], arguments.receiver != "base")
-    source = write_requests(requests, asked, stage["seed"], stage["part"], stage["contexts"], questions, arguments.receiver != "base")
+    write_requests(fit, asked, FIT, FIT["questions"], arguments.receiver != "base", arguments.fit_contexts)
+    source = write_requests(requests, asked, stage, questions, arguments.receiver != "base")
     name = "-".join([arguments.stage, arguments.producer, arguments.receiver] + ([arguments.question] if arguments.question else []))
     out = os.path.join(arguments.work, name)
     command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", model_of(arguments, arguments.producer),
                "--receiver", model_of(arguments, arguments.receiver), "--producer-label", arguments.producer,
                "--receiver-label", arguments.receiver, "--requests", requests, "--fit", fit,
                "--state-cache", os.path.join(arguments.work, "states"), "--out", out, *passed]
+    if arguments.run_of_profile:
+        command += maps_of_profile(arguments)
     if arguments.contexts:
         command += ["--contexts", str(arguments.contexts)]
     if arguments.plans:
@@ -114,8 +138,9 @@ def main():
     if done.returncode != 0:
         return done.returncode
     document = evaluate.read_json(os.path.join(out, "profile.json"))
+    document["paired"] = paired(os.path.join(out, "results.jsonl"))
+    document["tuning"] = tuning(os.path.join(out, "results.jsonl"))
     if arguments.stage == "maps":
-        document["paired"] = paired(os.path.join(out, "results.jsonl"))
         document["explained"] = explained(os.path.join(out, "results.jsonl"))
     document["maps"] = re.sub(r"file=[^;,]*/", "file=", document["maps"])
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,

@@ -339,7 +339,7 @@ static int all_known(const struct program *p, uint32_t context)
 {
     const struct crn_measure_known *known = &p->record.known[context];
     size_t square = (size_t)p->n_layers * p->n_layers;
-    int all = known->own && (known->alone || !p->options.sensitivity);
+    int all = known->own && (known->alone || !p->options.sensitivity) && (known->corners || !p->options.corners);
     for (size_t i = 0; i < square; i++)
         all &= (p->wanted[i] & ~known->run[i]) == 0;
     return all;
@@ -355,6 +355,7 @@ static int measure(struct program *p)
                             .n_settings = p->options.n_settings,
                             .wanted = p->wanted,
                             .sensitivity = p->options.sensitivity,
+                            .corners = p->options.corners,
                             .answers = answer_rule(p),
                             .selector = p->options.selector,
                             .reader_prefix = p->reader.ids,

@@ -109,11 +109,12 @@ static int prefills(struct job *j)
     return status;
 }
 
-static int make_cuts(struct job *j)
+/* out [n_settings]: cache, which a prefill of this engine made, as each setting leaves it. */
+static int make_cuts(struct job *j, struct crn_engine *e, const struct crn_cache *cache, struct crn_cut *out)
 {
-    const struct crn_model_shape *s = &j->m->producer->weights->shape;
-    struct crn_select select = {.e = j->m->producer,
-                                .cache = &j->theirs,
+    const struct crn_model_shape *s = &e->weights->shape;
+    struct crn_select select = {.e = e,
+                                .cache = cache,
                                 .tokens = j->context->ids.ids,
                                 .n = j->n,
                                 .prompt = j->m->reader_prefix,
@@ -127,7 +128,7 @@ static int make_cuts(struct job *j)
         status = scores != NULL ? j->m->selector->score(&select, scores) : -ENOMEM;
     }
     for (uint32_t i = 0; i < j->m->n_settings && status == 0; i++)
-        status = crn_cut_make(j->m->producer, &j->theirs, scores, &j->m->settings[i], &j->cuts[i]);
+        status = crn_cut_make(e, cache, scores, &j->m->settings[i], &out[i]);
     free(scores);
     return status;
 }
@@ -281,6 +282,44 @@ static int corners(struct job *j, struct crn_suffix_score *scores)
         return 0;
     }
     return line_end(&line, j->m->out, status);
+}
+
+/* ---- the receiver's own cache, cut ---- */
+
+static int own_cut(struct job *j, const struct crn_cut *cut, float *h, struct crn_suffix_score *scores)
+{
+    int status = 0;
+    memcpy(h, j->suffix.embedded, suffix_bytes(j));
+    for (uint32_t l = 0; l < j->n_layers && status == 0; l++)
+        status = crn_suffix_layer(&j->suffix, l, cut->layers[l].spans, cut->layers[l].n_spans, h);
+    worked(j, j->n_layers);
+    return status != 0 ? status : crn_suffix_score(&j->suffix, h, scores);
+}
+
+static int own_cuts(struct job *j, struct crn_suffix_score *scores)
+{
+    uint32_t n = j->m->n_settings;
+    struct crn_cut *cuts = calloc(n, sizeof *cuts);
+    float *h = malloc(suffix_bytes(j));
+    struct line line;
+    int status = cuts != NULL && h != NULL ? line_begin(&line) : -ENOMEM;
+    if (status == 0) {
+        status = make_cuts(j, j->m->receiver, &j->own, cuts);
+        fprintf(line.stream, "{\"context\":%u,\"corners\":[", j->index);
+        for (uint32_t i = 0; i < n && status == 0; i++) {
+            status = own_cut(j, &cuts[i], h, scores);
+            fprintf(line.stream, "%s{", i > 0 ? "," : "");
+            write_scores(line.stream, scores, j->suffix.n, j->suffix.reference != NULL);
+            fprintf(line.stream, "}");
+        }
+        fprintf(line.stream, "]");
+        status = line_end(&line, j->m->out, status);
+    }
+    for (uint32_t i = 0; i < n && cuts != NULL; i++)
+        crn_cut_free(&cuts[i]);
+    free(cuts);
+    free(h);
+    return status;
 }
 
 /* ---- one layer reused alone ---- */
@@ -468,6 +507,8 @@ static double work_of(const struct job *j)
             for (uint32_t b = a; b <= last; b++)
                 layers += is_wanted(j, v, a, b) ? (double)j->m->n_settings * (j->n_layers - 1 - b) : 0;
         }
+    if (j->m->corners && !j->known->corners)
+        layers += (double)j->m->n_settings * j->n_layers;
     if (j->m->sensitivity && !j->known->alone)
         layers += j->n_layers * (j->n_layers + 1) / 2.0;
     return layers + run_rows / (rows > 0 ? rows : 1);
@@ -523,13 +564,15 @@ int crn_measure_context(struct crn_measure *m, uint32_t index, const struct crn_
     if (status == 0)
         status = prefills(&j);
     if (status == 0)
-        status = make_cuts(&j);
+        status = make_cuts(&j, m->producer, &j.theirs, j.cuts);
     if (status == 0)
         status = crn_questions_make(context, m->receiver, &j.own, &m->answers, &j.questions);
     if (status == 0)
         status = crn_suffix_begin(&j.suffix, m->receiver, j.questions.list, j.questions.n, j.n);
     if (status == 0)
         status = corners(&j, scores);
+    if (status == 0 && m->corners && !known->corners)
+        status = own_cuts(&j, scores);
     if (status == 0 && m->sensitivity && !known->alone)
         status = sensitivity(&j, scores);
     for (uint32_t a = 0; a < j.n_layers && status == 0; a++)

@@ -25,6 +25,7 @@ struct crn_measure {
     uint32_t n_settings;
     uint8_t *wanted; /* [n_layers][n_layers]: [a][b], CRN_WANTED_*: runs to measure, and how */
     int sensitivity; /* reuse each layer alone in the receiver's own cache (method.md 1.2.1) */
+    int corners;     /* cut the receiver's own cache by each setting, too: what of a loss is the tokens' and what the reuse's */
     struct crn_answer_rule answers; /* of the receiver, where none was given */
     const struct crn_selector *selector; /* of kept tokens */
     const int32_t *reader_prefix; /* before the second reading (method.md 5.4) */
@@ -38,6 +39,7 @@ struct crn_measure {
 struct crn_measure_known {
     int own;      /* its first line */
     int alone;    /* its line of sensitivity */
+    int corners;  /* its line about the receiver's own cache */
     uint8_t *run; /* [n_layers][n_layers], CRN_WANTED_* */
 };
 

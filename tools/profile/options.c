@@ -30,6 +30,7 @@ enum option_id {
     OPT_CONTEXTS,
     OPT_ANSWER_TOKENS,
     OPT_SENSITIVITY,
+    OPT_CORNERS,
     OPT_KV,
     OPT_THREADS,
     OPT_QUIET,
@@ -62,6 +63,7 @@ static const struct {
     {"contexts", "N", "measure on the first N contexts only", OPT_CONTEXTS},
     {"answer-tokens", "N", "longest answer where none is given (default 32)", OPT_ANSWER_TOKENS},
     {"sensitivity", NULL, "also reuse each layer alone", OPT_SENSITIVITY},
+    {"corners", NULL, "also cut the receiver's own cache by each share", OPT_CORNERS},
     {"kv", "f32|f16|bf16", "type of K and V (default f16)", OPT_KV},
     {"threads", "N", "threads for computing (default: CPUs)", OPT_THREADS},
     {"quiet", NULL, "no progress", OPT_QUIET},
@@ -354,6 +356,8 @@ static int apply(struct crn_profile_options *o, int id, const char *text, bool *
         return parse_kv(o, text);
     case OPT_SENSITIVITY:
         return (o->sensitivity = true) ? 0 : 0;
+    case OPT_CORNERS:
+        return (o->corners = true) ? 0 : 0;
     case OPT_QUIET:
         return (o->quiet = true) ? 0 : 0;
     case OPT_HELP:

@@ -52,7 +52,7 @@ struct crn_profile_options {
     const char *maps;    /* the variants as given */
     uint32_t n_contexts; /* 0: all */
     uint32_t answer_tokens, n_threads, kv_dtype;
-    bool sensitivity, quiet;
+    bool sensitivity, corners, quiet;
 };
 
 /* returns 0, 1 when help was printed, CAIRN_E_ARG after one line on stderr. own: crn_profile_options_free */

@@ -51,6 +51,8 @@ static int take_line(struct crn_record *r, const struct crn_json *line)
         r->known[context].own = 1;
     else if (crn_json_get(line, "alone") != NULL)
         r->known[context].alone = 1;
+    else if (crn_json_get(line, "corners") != NULL)
+        r->known[context].corners = 1;
     else
         return take_runs(r, line, context);
     return 0;

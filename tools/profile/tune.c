@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RATE 1e-3       /* of Adam in whitened coordinates, where a map of random numbers of this size moves a channel by 2 % of its error */
+#define RATE 1e-3       /* of Adam, in whitened coordinates: such numbers at random move a channel by 2 % of its error */
 #define WARM_STEPS 10.0 /* the rate rises, then falls along a cosine ... */
 #define LAST_RATE 0.05  /* ... to this share */
 #define BETA_1 0.9
@@ -242,7 +242,11 @@ static void release(struct tuning *u)
 int crn_tune_map(const struct crn_tune *t, float *io_map, struct crn_tuned *out)
 {
     struct tuning u = {.t = t,
-                       .rule = {.producer = t->producer, .receiver = t->receiver, .first = t->first, .last = t->last, .answers = t->answers},
+                       .rule = {.producer = t->producer,
+                                .receiver = t->receiver,
+                                .first = t->first,
+                                .last = t->last,
+                                .answers = t->answers},
                        .d = t->receiver->weights->shape.hidden};
     u.n = u.d + 1;
     *out = (struct crn_tuned){0};
