@@ -107,6 +107,22 @@ static int take_value(struct profile *p, const char *option, const char *value)
     return strcmp(option, "--floor") == 0 ? take_number(p, option, value, 0, 1, &p->floor) : 1;
 }
 
+/* What the profiler would refuse only after all runs were measured with fitted maps. */
+static int check_tuning(const struct profile *p)
+{
+    for (int i = 0; i < p->n_passed; i++) {
+        if (strcmp(p->passed[i], "--tuned") == 0)
+            return crn_cmd_usage(p->cmd, "--tune finds the runs, --tuned names them: give one of the two");
+        if (strcmp(p->passed[i], "--maps") != 0 || i + 1 == p->n_passed)
+            continue;
+        size_t n = strcspn(p->passed[i + 1], ";");
+        const char *spec = p->passed[i + 1], *rank = strstr(spec, "rank=");
+        if (strncmp(spec, "plain", 5) == 0 || strncmp(spec, "file=", 5) == 0 || (rank != NULL && rank < spec + n))
+            return crn_cmd_usage(p->cmd, "--tune wants a fitted map of full rank first in --maps");
+    }
+    return 0;
+}
+
 static int parse(struct profile *p, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
@@ -124,6 +140,9 @@ static int parse(struct profile *p, int argc, char **argv)
         if (code != 0)
             return code;
     }
+    int tuning = p->n_tuned > 0 ? check_tuning(p) : 0;
+    if (tuning != 0)
+        return tuning;
     if (p->out == NULL)
         return crn_cmd_usage(p->cmd, "--out DIR is needed");
     if (!p->report_only && (p->producer == NULL || p->receiver == NULL || p->requests == NULL))
@@ -264,16 +283,17 @@ static int measure_tuned(struct profile *p)
         return code;
     const struct crn_result *r = &p->result;
     struct crn_runs runs = {.list = list};
-    runs.n = crn_frontier_best(r->points, r->n_points, p->max_layers > 0 ? p->max_layers : r->n_layers / 2, p->n_tuned, list);
+    struct crn_point *fitted = malloc((r->n_points + 1) * sizeof *fitted);
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_points && fitted != NULL; i++) /* so that the same command always tunes the same */
+        if (!crn_result_is_tuned(r, &r->points[i]))
+            fitted[n++] = r->points[i];
+    crn_frontier_mark(fitted, n);
+    runs.n = crn_frontier_best(fitted, n, p->max_layers > 0 ? p->max_layers : r->n_layers / 2, p->n_tuned, list);
+    free(fitted);
     if (runs.n == 0)
         crn_cmd_say(p->cmd, "nothing to tune: no run on the frontier recomputes so few layers");
     return runs.n > 0 ? measure_runs(p, "--tuned", &runs) : 0;
-}
-
-static int measure(struct profile *p)
-{
-    int code = measure_fitted(p);
-    return code == 0 && p->n_tuned > 0 ? measure_tuned(p) : code;
 }
 
 /* ---- what was found ---- */
@@ -282,7 +302,7 @@ static struct crn_json *json_of(const struct crn_result *r, const struct crn_poi
 {
     struct crn_json *o = crn_json_object(), *run = crn_json_array();
     double low, high;
-    crn_interval(p->n_exact, p->n, &low, &high);
+    crn_point_interval(p, &low, &high);
     crn_json_add(o, "run", run);
     if (crn_point_layers(p) > 0) {
         crn_json_add_u64(run, NULL, p->first);
@@ -290,7 +310,7 @@ static struct crn_json *json_of(const struct crn_result *r, const struct crn_poi
     }
     crn_json_add_u64(o, "setting", p->setting);
     crn_json_add_u64(o, "variant", p->variant);
-    crn_json_add_bool(o, "tuned", crn_point_layers(p) > 0 && p->variant + 1 == r->n_variants);
+    crn_json_add_bool(o, "tuned", crn_result_is_tuned(r, p));
     crn_json_add_u64(o, "questions", p->n);
     crn_json_add_real(o, "exact", p->n > 0 ? (double)p->n_exact / p->n : 0);
     crn_json_add_real(o, "low95", low);
@@ -419,7 +439,7 @@ static void print_table(const struct profile *p)
         const struct crn_result_setting *s = &r->settings[list[i]->setting];
         if (i == 0 || list[i]->setting != list[i - 1]->setting)
             printf("keep %g%s\n", s->keep, s->int8 ? ", int8" : "");
-        if (crn_point_layers(list[i]) > 0 && list[i]->variant + 1 == r->n_variants)
+        if (crn_result_is_tuned(r, list[i]))
             snprintf(name, sizeof name, "%u-%u tuned", list[i]->first, list[i]->last);
         else if (crn_point_layers(list[i]) > 0)
             snprintf(name, sizeof name, r->n_variants > 2 ? "%u-%u map %u" : "%u-%u", list[i]->first, list[i]->last,
@@ -512,7 +532,7 @@ static int write_plan(struct profile *p, const struct crn_point *point)
     const char *dir = p->plans != NULL ? p->plans : p->out;
     char name[200], path[4096], from[4096], to[4096];
     snprintf(name, sizeof name, "%s-%s-%u-%u.map.gguf", r->producer, r->receiver, point->first, point->last);
-    if (point->variant + 1 == r->n_variants)
+    if (crn_result_is_tuned(r, point))
         snprintf(from, sizeof from, "%s/maps/%u-%u.tuned.map.gguf", p->out, point->first, point->last);
     else
         snprintf(from, sizeof from, "%s/maps/%u-%u.map.gguf", p->out, point->first, point->variant);
@@ -588,9 +608,11 @@ int crn_cmd_profile(struct crn_cmd *cmd, int argc, char **argv)
     struct profile p = {.cmd = cmd, .grain = 2, .floor = 0.9};
     int code = parse(&p, argc, argv);
     if (code == 0 && !p.report_only)
-        code = measure(&p);
+        code = measure_fitted(&p);
+    int tuned = code == 0 && !p.report_only && p.n_tuned > 0 ? measure_tuned(&p) : 0;
     if (code == 0)
         code = report(&p);
+    code = code == 0 ? tuned : code; /* what was measured is reported, whatever became of tuning */
     crn_result_free(&p.result);
     return code;
 }

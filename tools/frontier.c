@@ -148,3 +148,13 @@ void crn_interval(uint32_t n_exact, uint32_t n, double *out_low, double *out_hig
     *out_low = middle - half > 0 ? middle - half : 0;
     *out_high = middle + half < 1 ? middle + half : 1;
 }
+
+void crn_point_interval(const struct crn_point *p, double *out_low, double *out_high)
+{
+    if (p->error <= 0) {
+        crn_interval(p->n_exact, p->n, out_low, out_high);
+        return;
+    }
+    *out_low = p->quality - 1.96 * p->error > 0 ? p->quality - 1.96 * p->error : 0;
+    *out_high = p->quality + 1.96 * p->error < 1 ? p->quality + 1.96 * p->error : 1;
+}

@@ -19,6 +19,7 @@ struct crn_point {
     double nll, kl;
     uint32_t n;       /* questions */
     uint32_t n_exact; /* answered exactly right */
+    double error;     /* standard error of a quality that is agreement, contexts taken as independent; 0: exact match */
     double tokens;    /* recomputed, summed over the run's layers; the mean of the contexts */
     bool on_frontier; /* out of crn_frontier_mark */
 };
@@ -54,5 +55,7 @@ char *crn_runs_text(const struct crn_runs *runs);
 
 /* 95 % interval (Wilson) of n_exact out of n. */
 void crn_interval(uint32_t n_exact, uint32_t n, double *out_low, double *out_high);
+/* 95 % interval of a point's quality: Wilson's for exact match, else by the standard error. */
+void crn_point_interval(const struct crn_point *p, double *out_low, double *out_high);
 
 #endif

@@ -70,7 +70,7 @@ static void quality_and_cost(const struct crn_result *r, FILE *f)
                 q->on_frontier ? "4.5" : "2", colours[q->setting % N_COLOURS],
                 q->on_frontier ? " stroke=\"#000\"" : " fill-opacity=\"0.45\"");
         if (crn_point_layers(q) > 0)
-            fprintf(f, "%u-%u: ", q->first, q->last);
+            fprintf(f, "%u-%u%s: ", q->first, q->last, crn_result_is_tuned(r, q) ? " tuned" : "");
         else
             fprintf(f, "full reuse: ");
         fprintf(f, "%.3f at %.0f %%</title></circle>\n", q->quality, cost);
@@ -78,6 +78,18 @@ static void quality_and_cost(const struct crn_result *r, FILE *f)
     for (uint32_t s = 0; s < r->n_settings; s++)
         fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" fill=\"%s\">keep %g%s</text>\n", p.left + SIZE - 95, TOP + SIZE - 12 - 15.0 * s,
                 colours[s % N_COLOURS], r->settings[s].keep, r->settings[s].int8 ? ", int8" : "");
+}
+
+/* Of the ways to make maps that this run was measured with, is this the best one? */
+static bool is_best_of_run(const struct crn_result *r, const struct crn_point *p)
+{
+    for (size_t i = 0; i < r->n_points; i++) {
+        const struct crn_point *q = &r->points[i];
+        if (q->setting == p->setting && q->first == p->first && q->last == p->last &&
+            (q->quality > p->quality || (q->quality >= p->quality && q->variant < p->variant)))
+            return false;
+    }
+    return true;
 }
 
 static void heat_map(const struct crn_result *r, FILE *f)
@@ -88,7 +100,7 @@ static void heat_map(const struct crn_result *r, FILE *f)
     fprintf(f, "<text x=\"%.1f\" y=\"%.1f\">last layer upwards</text>\n", p.left + 8, TOP + 16);
     for (size_t i = 0; i < r->n_points; i++) {
         const struct crn_point *q = &r->points[i];
-        if (q->setting != 0 || crn_point_layers(q) == 0 || q->variant != 0)
+        if (q->setting != 0 || crn_point_layers(q) == 0 || !is_best_of_run(r, q))
             continue;
         double good = r->own.quality > 0 ? q->quality / r->own.quality : 0;
         int shade = (int)(245 - 215 * (good < 1 ? good * good : 1));

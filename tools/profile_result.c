@@ -14,6 +14,7 @@
 
 struct sums { /* of one run, setting and variant */
     double exact, nll, agree, kl;
+    double squares; /* of the contexts' mean agreement */
     uint32_t n, n_contexts, last_context;
 };
 
@@ -136,7 +137,9 @@ static void add_scores(struct sums *s, const struct crn_json *scores, uint32_t c
         return;
     s->exact += total(crn_json_get(scores, "exact"));
     s->nll += total(crn_json_get(scores, "nll"));
-    s->agree += total(crn_json_get(scores, "agree"));
+    double agree = total(crn_json_get(scores, "agree")), n = (double)crn_json_n(crn_json_get(scores, "agree"));
+    s->agree += agree;
+    s->squares += n > 0 ? agree / n * (agree / n) : 0;
     s->kl += total(crn_json_get(scores, "kl"));
     s->n += (uint32_t)crn_json_n(crn_json_get(scores, "exact"));
     s->n_contexts++;
@@ -282,6 +285,10 @@ static void fill_point(const struct reader *r, const struct sums *s, struct crn_
     p->nll = s->n > 0 ? s->nll / s->n : 0;
     p->kl = s->n > 0 ? s->kl / s->n : 0;
     p->quality = s->n > 0 ? (r->out->by_agreement ? s->agree : s->exact) / s->n : 0;
+    if (r->out->by_agreement && s->n_contexts > 1) {
+        double n = s->n_contexts, spread = s->squares / n - p->quality * p->quality;
+        p->error = spread > 0 ? sqrt(spread / (n - 1)) : 0;
+    }
 }
 
 static void fill_cost(const struct crn_result *o, struct crn_point *p)
@@ -333,6 +340,7 @@ static int make_points(struct reader *r)
         o->corners[s] = o->own;
         o->corners[s].setting = s;
         fill_point(r, &r->corners[s], &o->corners[s]);
+        o->corners[s].n = r->corners[s].n_contexts == o->n_contexts ? o->corners[s].n : 0;
         if (r->full[s].n_contexts == o->n_contexts) {
             struct crn_point *full = &o->points[o->n_points++];
             *full = (struct crn_point){.first = 1, .last = 0, .setting = s};
@@ -386,6 +394,11 @@ void crn_result_free(struct crn_result *r)
     free(r->points);
     free(r->alone);
     *r = (struct crn_result){0};
+}
+
+bool crn_result_is_tuned(const struct crn_result *r, const struct crn_point *p)
+{
+    return crn_point_layers(p) > 0 && p->variant + 1 == r->n_variants;
 }
 
 double crn_result_share(const struct crn_result *r, const struct crn_point *p)

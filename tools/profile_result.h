@@ -53,6 +53,8 @@ struct crn_result {
 int crn_result_read(const char *path, struct crn_result *out, char *why, size_t why_bytes);
 void crn_result_free(struct crn_result *r); /* zeroed struct allowed */
 
+/* Was it measured with a map that was tuned for its run? */
+bool crn_result_is_tuned(const struct crn_result *r, const struct crn_point *p);
 /* Share of all layers that a point recomputes; its cost beside the receiver's own prefill. */
 double crn_result_share(const struct crn_result *r, const struct crn_point *p);
 double crn_result_cost(const struct crn_result *r, const struct crn_point *p);

@@ -208,6 +208,13 @@ START_TEST(the_interval_is_wilsons)
     ck_assert_double_eq_tol(high, 0.991, 0.0006);
     crn_interval(0, 0, &low, &high);
     ck_assert(low >= 0 && high <= 1 && low <= high);
+    struct crn_point p = {.quality = 0.98, .n = 120, .n_exact = 117};
+    crn_point_interval(&p, &low, &high);
+    ck_assert_double_eq_tol(low, 0.929, 0.0006);
+    p.error = 0.02; /* agreement: by its standard error, inside 0 .. 1 */
+    crn_point_interval(&p, &low, &high);
+    ck_assert_double_eq_tol(low, 0.98 - 0.0392, 1e-9);
+    ck_assert_double_eq_tol(high, 1, 1e-12);
 }
 END_TEST
 

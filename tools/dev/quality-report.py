@@ -75,13 +75,13 @@ def difference(document, point):
 
 def test_rows(name, document):
     own = document["own"]
-    by = "agreement" if document["quality"] == "agreement" else "exact"
-    rows = [[name, "own prefill", "100 %", str(own["questions"]), f"{own['exact']:.3f}", interval(own), "", f"{own['nll']:.4f}", "", "100 %"]]
+    by = " (agreement)" if document["quality"] == "agreement" else ""
+    rows = [[name, "own prefill", "100 %", str(own["questions"]), f"{quality(document, own):.3f}", interval(own), "", f"{own['nll']:.4f}", "", "100 %"]]
     for point in document["points"]:
         how = f"{run_name(point)}, {map_word(document, point)}, {setting_name(document, point)}" if point["run"] else run_name(point)
         rows.append([name, how,
-                     f"{point['layers']:.0%}", str(point["questions"]), f"{point['exact']:.3f}", interval(point),
-                     difference(document, point) + (" (agreement)" if by == "agreement" else ""), f"{point['nll']:.4f}",
+                     f"{point['layers']:.0%}", str(point["questions"]), f"{quality(document, point):.3f}", interval(point),
+                     difference(document, point) + by, f"{point['nll']:.4f}",
                      f"{point['kv_bytes']:.0%}", f"{point['time']:.0%}"])
     return rows
 
@@ -126,7 +126,7 @@ def tests():
     if not documents:
         return ""
     rows = [row for name, document in documents for row in test_rows(name, document)]
-    head = ["producer → receiver", "how", ">layers recomputed", ">questions", ">exact", "95 %", ">points against own", ">nll",
+    head = ["producer → receiver", "how", ">layers recomputed", ">questions", ">quality", "95 %", ">points against own", ">nll",
             ">KV bytes loaded", ">time"]
     return f"""## Plans, tested
 
@@ -134,7 +134,7 @@ Runs were chosen by `cairn profile` on other contexts, and are tested here on co
 of the tokens are those of the reused layers, which are loaded; tokens are chosen by re-reading (method of `cairn-worker --compress`) with
 one threshold for all layers and heads, and `--keep` was set so that the loaded layers come out below 40 % and 25 %.
 "time" is until the first token's logits, beside the own prefill, on the machine that measured. The base model was not trained for the
-questions: as a receiver it is compared with its own greedy answers, token by token.
+questions: as a receiver it is compared with its own greedy answers, token by token; the interval is then by the spread among contexts, else Wilson's.
 
 {few(documents)}{table(head, rows)}
 {goals(documents)}

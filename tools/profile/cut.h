@@ -28,12 +28,12 @@ struct crn_cut {
     uint32_t n_layers;
 };
 
-/* whole: the producer's prefill, private pieces whose heads have equal rows; scores [L][G][n] of a selector, may be NULL when
+/* whole: a prefill, private pieces whose heads have equal rows; scores [L][G][n] of a selector, may be NULL when
  * keep is 1. own: crn_cut_free. fails -ENOMEM, codes of the kernels */
 int crn_cut_make(const struct crn_engine *e, const struct crn_cache *whole, const float *scores,
                  const struct crn_cut_setting *setting, struct crn_cut *out);
 /* Rows of the residual stream, count numbers, as they come back from an entry: through f16 where all of them fit, else through bf16
- * (method.md 5.5). out may be state. fails -ENOMEM */
+ * (method.md 5.5). out may be state. fails -ENOMEM, codes of the kernels */
 int crn_cut_state(const struct crn_engine *e, const float *state, size_t count, float *out);
 void crn_cut_free(struct crn_cut *c); /* zeroed struct allowed */
 

@@ -1,5 +1,6 @@
 /* grad - a layer of a Llama-family model with its derivative by the rows that enter it and by the keys that they see. Weights are
- * constants. float32, on the host.
+ * constants. float32, on the host. The engine's pool shares out rows and heads and calls BLAS from all its threads, so these functions
+ * want crn_linalg_threads(1).
  *
  * Rows of several sequences go together, as in crn_engine_layer; keys before them are constants (an entry's payloads) or those of
  * rows that went through the same layer earlier (a recomputed run), whose tape then takes the derivative. */
@@ -42,13 +43,14 @@ struct crn_grad {
 int crn_grad_layer(const struct crn_grad *g, float *h, struct crn_tape *out_tape);
 /* dh [n][d]: the derivative of the loss by the rows that left, becomes that by the rows that entered. What other rows said about the
  * keys must be in the tape already. */
-int crn_grad_layer_back(const struct crn_grad *g, struct crn_tape *tape, float *dh);
+int crn_grad_layer_back(const struct crn_grad *g, struct crn_tape *tape, float *dh); /* fails -ENOMEM, codes of the kernels */
 
 /* K and V only, as in the last layer of a run: h stays; back: dh is what the keys say. parts and before are not used. */
 int crn_grad_keys(const struct crn_grad *g, const float *h, struct crn_tape *out_tape);
-int crn_grad_keys_back(const struct crn_grad *g, struct crn_tape *tape, float *dh);
+int crn_grad_keys_back(const struct crn_grad *g, struct crn_tape *tape, float *dh); /* fails likewise */
 
-/* Final norm and output matrix: d_logits [n][vocab] to dh [n][d], h [n][d] being the rows after the last layer. */
+/* Final norm and output matrix: d_logits [n][vocab] to dh [n][d], h [n][d] being the rows after the last layer.
+ * fails -ENOMEM, CAIRN_E_UNSUPPORTED */
 int crn_grad_logits_back(struct crn_engine *e, const float *h, uint32_t n, const float *d_logits, float *dh);
 
 #endif

@@ -1,4 +1,4 @@
-/* linalg - the dense float64 algebra that fitting needs. linalg.c is the only file that knows BLAS and LAPACK.
+/* linalg - the dense algebra of fitting (float64) and tuning (float32). linalg.c is the only file that knows BLAS and LAPACK.
  * All matrices are row-major; of a symmetric matrix only the lower triangle is read and written, unless said. */
 #ifndef CRN_PROFILE_LINALG_H
 #define CRN_PROFILE_LINALG_H
@@ -20,7 +20,7 @@ int crn_linalg_eigen(double *a, double *out_values, size_t n);
 void crn_linalg_threads(unsigned n);
 const char *crn_linalg_core(void);
 
-/* float32, on the calling thread when crn_linalg_threads(1) was called: c [m][n] = scale * a [m][k] . b [k][n] + keep * c.
+/* float32; may be called from several threads at once after crn_linalg_threads(1): c [m][n] = scale * a [m][k] . b [k][n] + keep * c.
  * Rows are lda, ldb, ldc numbers apart; a_turned: a is stored as [k][m]; b_turned: b is stored as [n][k]. */
 struct crn_product {
     const float *a, *b;

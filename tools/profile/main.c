@@ -382,20 +382,33 @@ static int measure(struct program *p)
     return status;
 }
 
-static int check_lengths(const struct program *p)
+/* twice: contexts are read a second time, for their scores. */
+static int check_set(const struct program *p, const char *file, const struct crn_dataset *set, int twice)
 {
     uint32_t limit = p->receiver.weights->shape.context_max;
-    for (uint32_t i = 0; i < p->questions.n; i++) {
-        size_t longest = 0, n = p->questions.contexts[i].ids.n;
-        for (uint32_t j = 0; j < p->questions.contexts[i].n; j++)
-            longest = p->questions.contexts[i].questions[j].ids.n > longest ? p->questions.contexts[i].questions[j].ids.n : longest;
-        if (2 * n + p->reader.n > limit || n + longest + p->options.answer_tokens + 1 > limit) {
-            fprintf(stderr, "cairn-profiler: context %u of %s has %zu tokens: too long to be read twice by a model of %u\n", i,
-                    p->options.requests, n, limit);
+    for (uint32_t i = 0; i < set->n; i++) {
+        size_t longest = 0, n = set->contexts[i].ids.n;
+        for (uint32_t j = 0; j < set->contexts[i].n; j++)
+            longest = set->contexts[i].questions[j].ids.n > longest ? set->contexts[i].questions[j].ids.n : longest;
+        if ((twice && 2 * n + p->reader.n > limit) || n + longest + p->options.answer_tokens + 1 > limit) {
+            fprintf(stderr, "cairn-profiler: context %u of %s has %zu tokens: too long to be %s by a model of %u\n", i, file, n,
+                    twice ? "read twice" : "asked about", limit);
             return CAIRN_E_TOO_BIG;
         }
     }
     return 0;
+}
+
+static int check_lengths(const struct program *p)
+{
+    int status = check_set(p, p->options.requests, &p->questions, 1);
+    if (status == 0 && p->options.n_tuned > 0 && p->fitting.n > 0)
+        status = check_set(p, p->options.fit, &p->fitting, 0);
+    if (status == 0 && p->options.n_tuned > 0 && fit_set(p)->n / (p->fitting.n > 0 ? 1 : FIT_EVERY) < 2) {
+        fprintf(stderr, "cairn-profiler: --tuned wants at least two contexts to fit maps on, one of them to be held out\n");
+        return CAIRN_E_ARG;
+    }
+    return status;
 }
 
 int main(int argc, char **argv)
@@ -416,8 +429,11 @@ int main(int argc, char **argv)
         count_measured(&program);
         status = open_record(&program);
     }
-    if (status == 0)
+    if (status == 0) {
         status = make_maps(&program);
+        if (status != 0)
+            fail("making maps", status);
+    }
     if (status == 0) {
         status = measure(&program);
         if (status != 0)

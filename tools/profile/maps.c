@@ -10,6 +10,7 @@
 #include "tools/worker/pass.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,9 +51,10 @@ static int is_missing(const struct job *j, uint32_t variant, uint32_t layer)
 {
     char path[4096];
     const struct crn_profile_variant *v = &j->m->options->variants[variant];
-    return is_wanted(j, variant, layer) && v->file[0] == '\0' &&
-           !(j->m->known[(size_t)variant * j->n_layers + layer] &&
-             access(crn_maps_path(j->m->options, layer, variant, path), R_OK) == 0);
+    if (!is_wanted(j, variant, layer) || v->file[0] != '\0')
+        return 0;
+    int known = v->tuned || j->m->known[(size_t)variant * j->n_layers + layer]; /* a tuned map's file says by its name what it is */
+    return !known || access(crn_maps_path(j->m->options, layer, variant, path), R_OK) != 0;
 }
 
 /* ---- states ---- */
@@ -162,7 +164,14 @@ static int fit_contexts(struct job *j)
 
 /* ---- tuning ---- */
 
-/* full [d][d + 1], solved, becomes better for the run that starts there; what came of it is told in words for the map's line. */
+/* A number of a JSON line: there is none for what is no number. */
+static const char *number(double value, char out[24])
+{
+    snprintf(out, 24, isfinite(value) ? "%.5g" : "null", value);
+    return out;
+}
+
+/* full [d][d + 1], solved, becomes better for the run that starts there; told: what came of it, for the map's line. */
 static int tune(struct job *j, const struct crn_profile_variant *v, const struct crn_fit *fit, uint32_t layer, float *full,
                 char told[200])
 {
@@ -183,11 +192,11 @@ static int tune(struct job *j, const struct crn_profile_variant *v, const struct
                          .progress_ctx = m->progress_ctx};
     double contexts = m->set->n / m->every;
     m->stage(m->progress_ctx, "tuning a map", contexts + contexts * m->options->epochs * 7 / 8);
+    char before[24], after[24];
     int status = crn_tune_map(&t, full, &tuned);
-    if (status == CAIRN_E_ARG)
-        fprintf(stderr, "cairn-profiler: --tuned %u-%u: the contexts that maps are fitted on have no questions\n", layer, run->last);
-    snprintf(told, 200, ",\"last\":%u,\"contexts\":%u,\"held_out\":%u,\"kl_before\":%.5g,\"kl_after\":%.5g,\"better\":%s", run->last,
-             tuned.contexts, tuned.held_out, tuned.kl_before, tuned.kl_after, tuned.better ? "true" : "false");
+    snprintf(told, 200, ",\"last\":%u,\"contexts\":%u,\"held_out\":%u,\"kl_before\":%s,\"kl_after\":%s,\"better\":%s", run->last,
+             tuned.contexts, tuned.held_out, number(tuned.kl_before, before), number(tuned.kl_after, after),
+             tuned.better ? "true" : "false");
     return status;
 }
 
@@ -216,8 +225,10 @@ static int write_map(struct job *j, uint32_t variant, uint32_t layer)
     }
     if (status == 0)
         status = crn_map_file_write(crn_maps_path(o, layer, variant, path), &map, &note, v->half);
-    if (status == 0 && (fprintf(j->m->out, "{\"map\":%u,\"variant\":%u,\"tokens\":%llu,\"explained\":%.5g%s}\n", layer, variant,
-                                (unsigned long long)fit->n, explained, told) < 0 ||
+    if (status == 0 && !v->tuned)
+        snprintf(told, sizeof told, ",\"explained\":%.5g", explained);
+    if (status == 0 && (fprintf(j->m->out, "{\"map\":%u,\"variant\":%u,\"tokens\":%llu%s}\n", layer, variant,
+                                (unsigned long long)fit->n, told) < 0 ||
                         fflush(j->m->out) != 0))
         status = -EIO;
     free(low);

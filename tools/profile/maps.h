@@ -17,7 +17,7 @@ struct crn_maps {
     const struct crn_dataset *set;
     uint32_t every; /* 1: all contexts of the set; n: the last of every n */
     struct crn_engine *producer, *receiver;
-    const uint8_t *starts; /* [n_layers]: layers where runs start */
+    const uint8_t *starts; /* [n_layers]: layers where runs start that want fitted maps */
     struct crn_answer_rule answers; /* of the receiver, when a map is tuned */
     FILE *out;             /* one JSON line per map */
     const uint8_t *known;  /* [n_variants + 1][n_layers]: made before */
@@ -26,7 +26,8 @@ struct crn_maps {
     void *progress_ctx;
 };
 
-/* out_maps [n_variants + 1][n_layers], the last row for tuned maps: w malloc'd, the caller's; NULL where there is none. Also after a failure the caller frees.
+/* out_maps [n_variants + 1][n_layers], the last row for tuned maps: w malloc'd, the caller's; NULL where there is none. Also after a
+ * failure the caller frees.
  * fails CAIRN_E_ARG (nothing to fit on, singular), codes of the engine and of the files */
 int crn_maps_make(const struct crn_maps *m, struct cairn_map_view *out_maps);
 

@@ -37,8 +37,8 @@ static void take_answer(const struct answering *a, uint32_t i, const struct crn_
     int32_t *ids = (int32_t *)(uintptr_t)q->ids;
     memcpy(ids + q->n_asked, answered->answer, answered->n_answer * sizeof *ids);
     q->n = q->n_asked + answered->n_answer;
-    if (answered->stopped)
-        ids[q->n++] = a->rule->stop[0];
+    if (answered->stopped) /* which of them it was is not told; where there are two, either ends an answer */
+        ids[q->n++] = a->rule->stop[0] >= 0 ? a->rule->stop[0] : a->rule->stop[1];
 }
 
 static int answer(const struct answering *a)

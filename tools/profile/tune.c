@@ -1,5 +1,5 @@
 /* Lessons are made once and kept; a step is one lesson there and back. The order is shuffled with a seed of its own, so the same input
- * gives the same map. What is returned is what was better on lessons that no step has seen: a map can be tuned, never spoiled. */
+ * gives the same map on the same machine. What is returned was the better one on lessons that no step has seen. */
 #include "tools/profile/tune.h"
 
 #include "ipc/cairn_status.h"
@@ -96,6 +96,14 @@ static void adam(struct tuning *u)
     u->step++;
 }
 
+static int all_finite(const float *x, size_t n)
+{
+    size_t i = 0;
+    while (i < n && isfinite(x[i]))
+        i++;
+    return i == n;
+}
+
 static int step(struct tuning *u, const struct crn_lesson *l)
 {
     double kl;
@@ -106,7 +114,8 @@ static int step(struct tuning *u, const struct crn_lesson *l)
     if (status != 0 || !isfinite(kl))
         return status; /* such a lesson teaches nothing */
     set_slope(u, l);
-    adam(u);
+    if (all_finite(u->slope, u->d * u->n))
+        adam(u);
     return 0;
 }
 
