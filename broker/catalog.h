@@ -16,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CRN_CATALOG_VERSION 1u
+#define CRN_CATALOG_VERSION 2u
 #define CRN_CATALOG_MAX_PAYLOADS (CAIRN_MAX_LAYERS + CAIRN_MAX_STATES + 1u)
 #define CRN_CATALOG_MAX_INFO 16384u
 #define CRN_CATALOG_NO_FILE 0xffffu /* the payload is the entry's tokens, kept in the catalogue itself */

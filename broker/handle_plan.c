@@ -27,6 +27,8 @@ static int check_run(struct crn_call *call, const struct crn_plan *plan)
     const struct crn_plan_rec *r = &plan->rec;
     if (r->first >= CAIRN_MAX_LAYERS || (r->first <= r->last && r->last >= CAIRN_MAX_LAYERS))
         return crn_call_fail(call, CAIRN_E_ARG, "plan: run %u..%u", r->first, r->last);
+    if (r->n_measured > CRN_PLAN_MEASURED)
+        return crn_call_fail(call, CAIRN_E_ARG, "plan: %u measurements, at most %u", r->n_measured, CRN_PLAN_MEASURED);
     for (uint32_t i = 0; i < r->n_budgets; i++) {
         const struct crn_budget_rec *b = &plan->budgets[i];
         if (b->first > b->last || b->last >= CAIRN_MAX_LAYERS || b->keep_ppm > 1000000)

@@ -42,7 +42,7 @@ struct judge {
 uint8_t crn_match_fits(const struct crn_plan *plan, const struct crn_entry *e,
                        const struct crn_query *q)
 {
-    if (plan->rec.quality_ppm < q->min_quality && plan->rec.id != q->plan)
+    if (q->min_quality > 0 && plan->rec.id != q->plan && crn_plan_quality(plan, e->body, e->n_tokens) < q->min_quality)
         return CAIRN_REASON_QUALITY;
     if (crn_plan_needs_state(plan) && crn_body_state(e->body, plan->rec.first) == NULL)
         return CAIRN_REASON_NO_STATE;
@@ -61,15 +61,19 @@ static const struct crn_plan *choose(const struct judge *j, const struct crn_ent
                                      uint8_t *out_reason)
 {
     const struct crn_plan *p = NULL, *best = NULL;
+    uint32_t best_quality = 0;
     *out_reason = CAIRN_REASON_NO_PLAN;
     while ((p = crn_plans_next(&j->space->plans, p, &e->producer->digest, &j->query->model)) !=
            NULL) {
         if (j->query->plan != 0 && p->rec.id != j->query->plan)
             continue;
         uint8_t reason = crn_match_fits(p, e, j->query);
+        uint32_t quality = crn_plan_quality(p, e->body, e->n_tokens);
         if (reason == CAIRN_REASON_PLAN &&
-            (best == NULL || (wants_cheap(j->query) && p->rec.cost_ppm < best->rec.cost_ppm)))
+            (best == NULL || (wants_cheap(j->query) ? p->rec.cost_ppm < best->rec.cost_ppm : quality > best_quality))) {
             best = p;
+            best_quality = quality;
+        }
         if (best != NULL)
             *out_reason = CAIRN_REASON_PLAN;
         else if (*out_reason != CAIRN_REASON_NO_STATE)

@@ -35,10 +35,22 @@ static void add_layer(const struct crn_part *part, const struct crn_plan *plan, 
         add_load(part->entry->body->kv[layer], &o->kv_bytes, &o->tier);
 }
 
+/* With the part of the path that keeps least; a plan that was not measured with so little says what it is with everything. */
+static uint32_t quality_of(const struct crn_path *path, const struct crn_plan *plan)
+{
+    uint32_t worst = UINT32_MAX;
+    for (uint32_t i = 0; i < path->n; i++) {
+        const struct crn_entry *e = path->parts[i].entry;
+        uint32_t quality = path->parts[i].class_ == CAIRN_CLASS_APPROX ? crn_plan_quality(plan, e->body, e->n_tokens) : worst;
+        worst = quality < worst ? quality : worst;
+    }
+    return worst > 0 && worst < UINT32_MAX ? worst : plan->rec.quality_ppm;
+}
+
 static struct crn_option_rec option_of(const struct crn_path *path, const struct crn_plan *plan)
 {
     struct crn_option_rec o = {.plan = plan != NULL ? plan->rec.id : 0,
-                               .quality_ppm = plan != NULL ? plan->rec.quality_ppm : 1000000,
+                               .quality_ppm = plan != NULL ? quality_of(path, plan) : 1000000,
                                .tier = CAIRN_TIER_HOST};
     for (uint32_t i = 0; i < path->n; i++) {
         const struct crn_part *part = &path->parts[i];

@@ -180,6 +180,39 @@ uint32_t crn_plans_budgets(const struct crn_plans *plans, const struct cairn_dig
     return n;
 }
 
+/* How far an entry may lie below what was measured and still count as that: contexts differ a little. */
+#define LIKE_PPM 5000u
+
+/* The mean share of the tokens kept in the layers that a plan does not recompute; *out_int8: some of them are int8. */
+static uint32_t kept_for(const struct crn_plan *plan, const struct crn_body *body, uint32_t n_tokens, int *out_int8)
+{
+    uint64_t rows = 0, all = 0;
+    *out_int8 = 0;
+    for (uint32_t layer = 0; layer < body->n_layers; layer++) {
+        const struct crn_payload *p = body->kv[layer];
+        if (p == NULL || crn_plan_runs(plan, layer))
+            continue;
+        for (uint32_t h = 0; h < p->n_counts; h++)
+            rows += p->counts[h];
+        all += (uint64_t)p->n_counts * n_tokens;
+        *out_int8 |= p->dtype == CAIRN_I8;
+    }
+    return all > 0 ? (uint32_t)(rows * WHOLE_PPM / all) : WHOLE_PPM;
+}
+
+uint32_t crn_plan_quality(const struct crn_plan *plan, const struct crn_body *body, uint32_t n_tokens)
+{
+    const struct crn_plan_rec *r = &plan->rec;
+    int int8;
+    uint32_t kept = kept_for(plan, body, n_tokens, &int8), best = 0;
+    if (kept >= WHOLE_PPM && !int8)
+        return r->quality_ppm;
+    for (uint32_t i = 0; i < r->n_measured && i < CRN_PLAN_MEASURED; i++)
+        if (r->measured[i].kept_ppm <= kept + LIKE_PPM && (!int8 || (r->measured_int8 >> i & 1) != 0) && r->measured[i].quality_ppm > best)
+            best = r->measured[i].quality_ppm;
+    return best;
+}
+
 uint64_t crn_plan_map_bytes(uint32_t hidden, uint32_t rank)
 {
     if (hidden == 0 || hidden > CAIRN_MAX_HIDDEN || rank > hidden)

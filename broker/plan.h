@@ -51,6 +51,10 @@ uint32_t crn_plans_states(const struct crn_plans *plans, const struct cairn_dige
 uint32_t crn_plans_budgets(const struct crn_plans *plans, const struct cairn_digest *producer,
                            uint32_t n_layers, struct crn_budget_rec out[CAIRN_MAX_LAYERS]);
 
+/* What a plan promises with an entry of n_tokens: its quality when the layers that it does not recompute keep everything, else the best
+ * that was measured with an entry that keeps no more; 0 when nothing like it was measured. Payloads of int8 count as less than others. */
+uint32_t crn_plan_quality(const struct crn_plan *plan, const struct crn_body *body, uint32_t n_tokens);
+
 /* Size of a state map of these numbers; 0 when they are impossible. */
 uint64_t crn_plan_map_bytes(uint32_t hidden, uint32_t rank);
 

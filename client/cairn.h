@@ -191,18 +191,29 @@ struct cairn_part {
     struct cairn_digest producer;
 };
 
+/* How good a plan is with an entry that keeps less than everything. */
+struct cairn_measured {
+    float keep;    /* share of all tokens that an entry was asked to keep (cairn-worker --compress keep=F) */
+    float kept;    /* what came of it in the layers that the plan does not recompute: entries are compared by it */
+    float quality; /* over the receiver's own */
+    uint32_t int8; /* 1: of int8 payloads */
+};
+#define CAIRN_PLAN_MEASURED 8
+
 /* A plan (design.md section 2): how a receiver uses a producer's entries. */
 struct cairn_plan {
     uint64_t id;
     struct cairn_digest producer, receiver;
     uint32_t first, last;     /* run [a, b], both included; first > last: no run, full reuse */
-    float quality;            /* measured quality over the receiver's own, 1.0 = equal */
+    float quality;            /* measured quality over the receiver's own, 1.0 = equal, with an entry that keeps everything */
     float own_exact, exact;   /* exact match of the receiver's own prefill, and with this plan */
     uint32_t questions;
     float cost;               /* recomputed tokens over layers x tokens */
     uint32_t map_rank;        /* 0: full matrix */
     uint32_t has_map;
     uint32_t n_budgets;
+    uint32_t n_measured;
+    struct cairn_measured measured[CAIRN_PLAN_MEASURED]; /* with a quality floor, an entry that keeps less than all of these is not used */
 };
 
 /* Kept share of tokens wanted in a group of layers. */
@@ -400,7 +411,7 @@ struct cairn_plan_put {
     const char *info;          /* JSON as measured, shown by tools; may be NULL */
 };
 #define CAIRN_PLAN_PUT_INIT \
-    { sizeof(struct cairn_plan_put), { 0, { { 0 } }, { { 0 } }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 0, 0, { 0, 0, 0, 0 }, 0 }
+    { sizeof(struct cairn_plan_put), { 0, { { 0 } }, { { 0 } }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { { 0, 0, 0, 0 } } }, 0, 0, { 0, 0, 0, 0 }, 0 }
 CAIRN_API int cairn_plan_store(struct cairn_client *client, const struct cairn_plan_put *put, uint64_t deadline_ns,
                                uint64_t *out_plan);
 /* cairn_plan_each - the plans of a pair (zero digests: any), frontier order: best quality first. each returns 0 to go on; info is

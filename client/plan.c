@@ -8,7 +8,7 @@
 
 #define MILLION 1e6f
 #define BUDGETS_MAX 1024u /* of one plan */
-#define PAGE_PLANS 157u   /* records in one answer */
+#define PAGE_PLANS 81u    /* records in one answer */
 #define PAGE_BUDGETS 2048u
 
 static uint32_t to_ppm(float share)
@@ -24,7 +24,8 @@ static float from_ppm(uint32_t ppm)
 int crn_client_plan(const struct crn_plan_rec *rec, struct cairn_plan *out_plan)
 {
     if (rec->first > CAIRN_MAX_LAYERS || rec->last > CAIRN_MAX_LAYERS ||
-        (rec->map_dtype != 0 && rec->map_dtype != CAIRN_F32) || rec->map_rank > CAIRN_MAX_HIDDEN)
+        (rec->map_dtype != 0 && rec->map_dtype != CAIRN_F32) || rec->map_rank > CAIRN_MAX_HIDDEN ||
+        rec->n_measured > CAIRN_PLAN_MEASURED)
         return CAIRN_E_PROTO;
     *out_plan = (struct cairn_plan){.id = rec->id,
                                     .producer = rec->producer,
@@ -38,7 +39,13 @@ int crn_client_plan(const struct crn_plan_rec *rec, struct cairn_plan *out_plan)
                                     .cost = from_ppm(rec->cost_ppm),
                                     .map_rank = rec->map_rank,
                                     .has_map = rec->map_dtype != 0,
-                                    .n_budgets = rec->n_budgets};
+                                    .n_budgets = rec->n_budgets,
+                                    .n_measured = rec->n_measured};
+    for (uint32_t i = 0; i < rec->n_measured; i++)
+        out_plan->measured[i] = (struct cairn_measured){.keep = from_ppm(rec->measured[i].keep_ppm),
+                                                        .kept = from_ppm(rec->measured[i].kept_ppm),
+                                                        .quality = from_ppm(rec->measured[i].quality_ppm),
+                                                        .int8 = rec->measured_int8 >> i & 1u};
     return 0;
 }
 
@@ -50,7 +57,8 @@ static int check_put(const struct cairn_plan_put *put)
     const struct cairn_map_view *m = &put->map;
     uint64_t hidden = m->hidden, rank = m->rank;
     uint64_t numbers = rank == 0 ? hidden * (hidden + 1) : hidden * (2 * rank + 1);
-    if (p->first > CAIRN_MAX_LAYERS || p->last >= CAIRN_MAX_LAYERS || put->n_budgets > BUDGETS_MAX ||
+    if (p->first > CAIRN_MAX_LAYERS || p->last >= CAIRN_MAX_LAYERS ||
+        p->n_measured > CAIRN_PLAN_MEASURED || put->n_budgets > BUDGETS_MAX ||
         (put->n_budgets > 0 && put->budgets == NULL))
         return CAIRN_E_ARG;
     for (uint32_t i = 0; i < put->n_budgets; i++) {
@@ -108,6 +116,12 @@ static void pack(const struct cairn_plan_put *put, struct crn_plan_rec *out_rec,
                                      .cost_ppm = to_ppm(p->cost),
                                      .map_rank = put->map.w != NULL ? put->map.rank : 0,
                                      .map_bytes = put->map.w != NULL ? put->map.bytes : 0};
+    out_rec->n_measured = p->n_measured;
+    for (uint32_t i = 0; i < p->n_measured; i++) {
+        const struct cairn_measured *m = &p->measured[i];
+        out_rec->measured[i] = (struct crn_measured_rec){to_ppm(m->keep), to_ppm(m->kept), to_ppm(m->quality)};
+        out_rec->measured_int8 |= (uint8_t)((m->int8 != 0) << i);
+    }
     for (uint32_t i = 0; i < put->n_budgets; i++)
         out_budgets[i] = (struct crn_budget_rec){.first = (uint16_t)put->budgets[i].first,
                                                  .last = (uint16_t)put->budgets[i].last,

@@ -134,6 +134,33 @@ static int read_measured(const struct reader *r, const struct crn_json *root)
     return 0;
 }
 
+/* The settings that the run was measured under, but for the one that keeps everything; the first CAIRN_PLAN_MEASURED of them. */
+static int read_settings(const struct reader *r, const struct crn_json *root)
+{
+    struct cairn_plan *plan = &r->file->put.plan;
+    const struct crn_json *measured = crn_json_get(root, "measured"), *list = crn_json_get(measured, "settings");
+    const char *by = "exact";
+    crn_json_text(crn_json_get(measured, "quality"), &by);
+    for (size_t i = 0; i < crn_json_n(list) && plan->n_measured < CAIRN_PLAN_MEASURED; i++) {
+        const struct crn_json *item = crn_json_at(list, i);
+        struct cairn_measured *m = &plan->measured[plan->n_measured];
+        bool int8 = false;
+        int status = read_share(r, item, "keep", &m->keep);
+        if (status == 0)
+            status = read_share(r, item, "kept", &m->kept);
+        if (status == 0)
+            status = read_share(r, item, by, &m->quality);
+        if (status == 0 && crn_json_bool(crn_json_get(item, "int8"), &int8) != 0)
+            status = bad(r, CAIRN_E_FORMAT, "\"settings\" %zu: \"int8\" must be true or false", i);
+        if (status != 0)
+            return status;
+        m->quality /= plan->own_exact;
+        m->int8 = int8;
+        plan->n_measured += m->keep < 1 || int8 ? 1 : 0;
+    }
+    return 0;
+}
+
 static int read_layers(const struct reader *r, const struct crn_json *root, uint32_t known)
 {
     struct cairn_plan *plan = &r->file->put.plan;
@@ -200,6 +227,8 @@ static int read_all(const struct reader *r, const struct crn_json *root, uint32_
         status = read_budgets(r, root);
     if (status == 0)
         status = read_measured(r, root);
+    if (status == 0)
+        status = read_settings(r, root);
     if (status == 0)
         status = read_layers(r, root, n_layers);
     if (status == 0)

@@ -2,6 +2,8 @@
 #include "tests/support/broker.h"
 #include "tests/support/run.h"
 
+#include "tools/worker/share.h"
+
 #include <string.h>
 
 #define N 256u
@@ -145,6 +147,159 @@ START_TEST(a_run_slower_than_a_prefill_is_given_up_and_counted)
 }
 END_TEST
 
+/* ---- what the entry kept ---- */
+
+enum { KEPT = N / 2 };
+
+/* Every other token of each head is kept. */
+static int put_half(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t layer)
+{
+    static float rows[TINY_HEADS * N * TINY_DIM];
+    uint32_t index[KEPT];
+    const uint32_t counts[TINY_HEADS] = {KEPT, KEPT}, *shared = index;
+    struct cairn_put put = CAIRN_PUT_INIT;
+    for (uint32_t i = 0; i < KEPT; i++)
+        index[i] = 2 * i;
+    put.layer = layer;
+    put.dst_dtype = e->dtype;
+    put.k = put.v = rows;
+    put.n = N;
+    put.counts = counts;
+    put.index = &shared;
+    put.shared_index = 1;
+    return cairn_put_layer(draft, &put, SOON);
+}
+
+static void publish_half(struct scene *s, uint32_t seed, uint32_t dtype)
+{
+    static const struct tiny_puts puts = {tiny_put_state, put_half};
+    struct cairn_entry_id entry;
+    tiny_tokens(s->context, N, seed);
+    struct tiny_entry e = {.model = 1, .context = s->context, .n_tokens = N, .n_states = 2, .dtype = dtype, .pyramid = CAIRN_PYRAMID_PUBLISH};
+    ck_assert_msg(tiny_publish_by(s->producer, &e, &puts, &entry) == 0, "%s", cairn_error(s->producer));
+}
+
+/* The plan 1-2 again, with what it was measured to keep: of half of the tokens, and of half of them as int8. */
+static uint64_t store_measured(struct scene *s, float half, float half_int8)
+{
+    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
+    uint64_t plan = 0;
+    put.plan = (struct cairn_plan){.producer = tiny_model(1), .receiver = tiny_model(2), .first = 1, .last = 2, .quality = 0.97f,
+                                   .exact = 0.97f, .own_exact = 1, .questions = 10, .cost = 0.5f, .n_measured = 2,
+                                   .measured = {{0.5f, 0.5f, half, 0}, {0.5f, 0.5f, half_int8, 1}}};
+    ck_assert_int_eq(cairn_plan_store(s->reader, &put, SOON, &plan), 0);
+    return plan;
+}
+
+static void check_refused(struct scene *s, const struct cairn_query *q)
+{
+    struct cairn_lease *lease = NULL;
+    ck_assert_int_eq(cairn_attach(s->reader, q, SOON, &lease), CAIRN_E_MISS);
+    ck_assert_uint_eq(cairn_last_reason(s->reader), CAIRN_REASON_QUALITY);
+}
+
+START_TEST(with_a_floor_an_entry_counts_as_what_was_measured_with_as_little)
+{
+    struct scene s;
+    scene_open(&s);
+    publish_half(&s, 8, CAIRN_F32);
+    struct cairn_query q = query_of(&s);
+    check_choice(&s, &q, s.whole, CAIRN_REASON_PLAN); /* no floor: whatever there is */
+    q.min_quality = 0.9f;
+    check_choice(&s, &q, s.whole, CAIRN_REASON_PLAN); /* it recomputes all layers: nothing that is missing matters */
+    ck_assert_int_eq(cairn_plan_drop(s.reader, s.whole, SOON), 0);
+    check_refused(&s, &q); /* 0.97 and 0.91 were measured with everything kept */
+    uint64_t measured = store_measured(&s, 0.95f, 0.92f);
+    check_choice(&s, &q, measured, CAIRN_REASON_PLAN);
+    q.min_quality = 0.96f;
+    check_refused(&s, &q);
+    publish_half(&s, 9, CAIRN_I8);
+    q.min_quality = 0.92f;
+    check_choice(&s, &q, measured, CAIRN_REASON_PLAN);
+    q.min_quality = 0.93f;
+    check_refused(&s, &q); /* 0.95 is not what int8 gives */
+    tiny_tokens(s.context, N, 7); /* and the whole entry is what it was */
+    q.min_quality = 0.96f;
+    check_choice(&s, &q, measured, CAIRN_REASON_PLAN);
+    scene_close(&s);
+}
+END_TEST
+
+START_TEST(less_than_was_ever_measured_does_not_meet_a_floor)
+{
+    struct scene s;
+    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
+    uint64_t plan = 0;
+    scene_open(&s);
+    ck_assert_int_eq(cairn_plan_drop(s.reader, s.whole, SOON), 0);
+    publish_half(&s, 8, CAIRN_F32);
+    put.plan = (struct cairn_plan){.producer = tiny_model(1), .receiver = tiny_model(2), .first = 1, .last = 2, .quality = 1, .exact = 1,
+                                   .own_exact = 1, .questions = 10, .cost = 0.5f, .n_measured = 1, .measured = {{0.6f, 0.6f, 1, 0}}};
+    ck_assert_int_eq(cairn_plan_store(s.reader, &put, SOON, &plan), 0);
+    struct cairn_query q = query_of(&s);
+    q.min_quality = 0.9f;
+    check_refused(&s, &q);
+    put.plan.n_measured = CAIRN_PLAN_MEASURED + 1;
+    ck_assert_int_eq(cairn_plan_store(s.reader, &put, SOON, &plan), CAIRN_E_ARG);
+    scene_close(&s);
+}
+END_TEST
+
+/* A plan for a receiver, with the qualities of .6, .3 and .3 as int8. */
+static void store_settings(struct scene *s, uint32_t receiver, float at_60, float at_30, float at_30_int8)
+{
+    struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
+    uint64_t plan;
+    put.plan = (struct cairn_plan){.producer = tiny_model(1), .receiver = tiny_model(receiver), .first = 1, .last = 2, .quality = 1,
+                                   .exact = 1, .own_exact = 1, .questions = 10, .cost = 0.5f, .n_measured = 3,
+                                   .measured = {{0.6f, 0.5f, at_60, 0}, {0.3f, 0.25f, at_30, 0}, {0.3f, 0.25f, at_30_int8, 1}}};
+    ck_assert_int_eq(cairn_plan_store(s->reader, &put, SOON, &plan), 0);
+}
+
+static int target(struct scene *s, float quality, uint32_t dtype, struct crn_compress *out)
+{
+    const struct crn_weights weights = {.digest = tiny_model(1), .shape = {.head_dim = 64}};
+    *out = (struct crn_compress){.quality = quality, .dtype = dtype, .timeout_ms = 5000};
+    return crn_share_target(&weights, s->producer, out);
+}
+
+START_TEST(a_floor_becomes_the_smallest_setting_that_serves_every_receiver)
+{
+    struct scene s;
+    struct crn_compress c;
+    scene_open(&s);
+    ck_assert_int_eq(target(&s, 0.9f, 0, &c), CAIRN_E_MISS); /* no plan was measured with less than everything */
+    store_settings(&s, 2, 0.99f, 0.97f, 0.96f);
+    ck_assert_int_eq(target(&s, 0.95f, 0, &c), 0);
+    ck_assert_float_eq_tol(c.rule.keep, 0.3f, 1e-5f);
+    ck_assert_uint_eq(c.dtype, CAIRN_I8);
+    ck_assert_int_eq(target(&s, 0.97f, 0, &c), 0);
+    ck_assert_float_eq_tol(c.rule.keep, 0.3f, 1e-5f);
+    ck_assert_uint_eq(c.dtype, 0);
+    store_settings(&s, 3, 0.98f, 0.8f, 0.8f); /* a receiver that needs more */
+    ck_assert_int_eq(target(&s, 0.97f, 0, &c), 0);
+    ck_assert_float_eq_tol(c.rule.keep, 0.6f, 1e-5f);
+    ck_assert_int_eq(target(&s, 0.97f, CAIRN_I8, &c), CAIRN_E_MISS);
+    ck_assert_int_eq(target(&s, 0.995f, 0, &c), CAIRN_E_MISS);
+    scene_close(&s);
+}
+END_TEST
+
+START_TEST(a_target_in_bytes_is_met_by_tokens)
+{
+    const struct crn_weights weights = {.shape = {.head_dim = 64}};
+    struct crn_compress c = {.bytes = 0.4f};
+    ck_assert_int_eq(crn_share_target(&weights, NULL, &c), 0);
+    ck_assert_float_eq_tol(c.rule.keep, 0.4f * 256 / 260, 1e-5f); /* 2 x 64 x 2 bytes a row, and 4 of its position */
+    c.dtype = CAIRN_I8;
+    ck_assert_int_eq(crn_share_target(&weights, NULL, &c), 0);
+    ck_assert_float_eq_tol(c.rule.keep, 0.4f * 256 / 136, 1e-5f); /* 2 x 64 bytes, 2 and 2 of scales, 4 */
+    c.bytes = 0.9f;
+    ck_assert_int_eq(crn_share_target(&weights, NULL, &c), 0);
+    ck_assert_float_eq(c.rule.keep, 1);
+}
+END_TEST
+
 START_TEST(a_forced_plan_and_broken_timings_are_no_choice)
 {
     struct scene s;
@@ -166,6 +321,10 @@ int main(void)
     const struct run_test tests[] = {
         RUN_TEST(floor_queue_and_deadline_pick_their_plans_and_are_counted),
         RUN_TEST(a_run_slower_than_a_prefill_is_given_up_and_counted),
+        RUN_TEST(with_a_floor_an_entry_counts_as_what_was_measured_with_as_little),
+        RUN_TEST(less_than_was_ever_measured_does_not_meet_a_floor),
+        RUN_TEST(a_floor_becomes_the_smallest_setting_that_serves_every_receiver),
+        RUN_TEST(a_target_in_bytes_is_met_by_tokens),
         RUN_TEST(a_forced_plan_and_broken_timings_are_no_choice),
     };
     return run_suite("client_choice", tests, sizeof tests / sizeof *tests);

@@ -37,9 +37,8 @@ static void open_space(uint64_t bytes)
         context[i] = (int32_t)(i * 37 % 1009);
 }
 
-static struct crn_payload *payload(uint8_t kind, uint16_t layer, uint64_t bytes)
+static struct crn_payload *payload(uint8_t kind, uint16_t layer, uint64_t bytes, uint32_t count)
 {
-    uint32_t count = 1;
     struct crn_payload *p = NULL;
     struct crn_payload_spec spec = {.kind = kind, .dtype = CAIRN_F16, .shared_pos = 1,
                                     .layer = layer, .bytes = bytes, .counts = &count,
@@ -65,8 +64,8 @@ static struct crn_entry *made(struct made m)
     const struct crn_model *producer = m.producer != NULL ? m.producer : base;
     struct crn_entry_spec spec = {.space = &space, .producer = producer, .parent = m.parent, .start = m.start, .n_tokens = m.n_tokens,
                                   .pyramid = m.pyramid, .settings = "", .tokens = tokens};
-    struct crn_payload *own = payload(CRN_PAYLOAD_TOKENS, 0, m.n_tokens * sizeof *tokens);
-    struct crn_payload *kv = own != NULL ? payload(CRN_PAYLOAD_KV, 0, 65536) : NULL;
+    struct crn_payload *own = payload(CRN_PAYLOAD_TOKENS, 0, m.n_tokens * sizeof *tokens, m.n_tokens);
+    struct crn_payload *kv = own != NULL ? payload(CRN_PAYLOAD_KV, 0, 65536, m.n_tokens) : NULL;
     if (kv == NULL) {
         crn_payload_drop(own);
         return NULL;
@@ -76,7 +75,7 @@ static struct crn_entry *made(struct made m)
     ck_assert_int_eq(crn_body_put(body, own), 0);
     ck_assert_int_eq(crn_body_put(body, kv), 0);
     if (m.state != 0)
-        ck_assert_int_eq(crn_body_put(body, payload(CRN_PAYLOAD_STATE, m.state, 64)), 0);
+        ck_assert_int_eq(crn_body_put(body, payload(CRN_PAYLOAD_STATE, m.state, 64, m.n_tokens)), 0);
     ck_assert_int_eq(crn_entry_create(&spec, &e), 0);
     e->body = body;
     ck_assert_int_eq(crn_space_insert(&space, e), 0);

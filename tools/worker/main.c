@@ -209,10 +209,13 @@ static void compress(struct program *p, const struct crn_ids *context)
     c.reader_prefix = prefix.ids;
     c.n_prefix = (uint32_t)prefix.n;
     c.timeout_ms = o->reuse.timeout_ms;
+    int target = status == 0 ? crn_share_target(p->worker.engine.weights, p->worker.client, &c) : 0;
     if (status == 0)
-        status = crn_share_compress(&p->worker.engine, p->worker.client, &c, &share);
+        status = target != 0 ? target : crn_share_compress(&p->worker.engine, p->worker.client, &c, &share);
     if (status == 0)
         crn_log(CRN_LOG_INFO, "compressed: %.1f %% of the tokens kept", 100.0 * (double)share);
+    else if (target == CAIRN_E_MISS)
+        crn_log(CRN_LOG_INFO, "not compressed: no plan was measured to keep %g of the quality with less", (double)c.quality);
     else if (status == CAIRN_E_EXISTS)
         crn_log(CRN_LOG_INFO, "not compressed: it is already");
     else

@@ -83,7 +83,7 @@ static const struct {
      "drop tokens of the answer while generating (default off)", OPT_GEN_PYRAMID},
     {"states", "L,L,...",
      "layers whose entering state to publish besides those that plans start from", OPT_STATES},
-    {"compress", "keep=F[,selector=S][,budget=B][,i8]",
+    {"compress", "keep=F|bytes=F|quality=F[,selector=S][,budget=B][,i8]",
      "after the commit, keep the share F of the tokens, chosen by a selector (default reread)",
      OPT_COMPRESS},
     {"kv", "f32|f16|bf16", "type of this worker's own KV (default f16)", OPT_KV},
@@ -294,10 +294,17 @@ static int whole_number(const char *text, unsigned long lo, unsigned long hi, ui
     return 0;
 }
 
+static int share(const char *text, float *out)
+{
+    char *end;
+    double value = strtod(text, &end);
+    *out = (float)value;
+    return end != text && *end == '\0' && value >= 0.01 && value <= 1 ? 0 : CAIRN_E_ARG;
+}
+
 static int parse_compress_item(struct crn_compress *c, const char *name, const char *value)
 {
     unsigned first, last;
-    double keep;
     int used = 0;
     if (strcmp(name, "i8") == 0 && value == NULL) {
         c->dtype = CAIRN_I8;
@@ -315,12 +322,12 @@ static int parse_compress_item(struct crn_compress *c, const char *name, const c
         c->selector = crn_selector_named(value);
         return c->selector != NULL ? 0 : CAIRN_E_ARG;
     }
-    if (strcmp(name, "keep") == 0) {
-        char *end;
-        keep = strtod(value, &end);
-        c->rule.keep = (float)keep;
-        return *end == '\0' && keep >= 0.01 && keep <= 1 ? 0 : CAIRN_E_ARG;
-    }
+    if (strcmp(name, "keep") == 0)
+        return share(value, &c->rule.keep);
+    if (strcmp(name, "bytes") == 0)
+        return share(value, &c->bytes);
+    if (strcmp(name, "quality") == 0)
+        return share(value, &c->quality);
     if (strcmp(name, "whole") != 0 || sscanf(value, "%3u-%3u%n", &first, &last, &used) != 2 ||
         value[used] != '\0' || first > last || last >= CAIRN_MAX_LAYERS)
         return CAIRN_E_ARG;
@@ -343,10 +350,11 @@ static int parse_compress(struct crn_worker_options *o, const char *text)
             *value++ = '\0';
         status = parse_compress_item(&o->compress, item, value);
     }
-    if (status == 0 && o->compress.rule.keep > 0)
+    const struct crn_compress *c = &o->compress;
+    if (status == 0 && (c->rule.keep > 0) + (c->bytes > 0) + (c->quality > 0) == 1)
         return 0;
     fprintf(stderr,
-            "cairn-worker: --compress %s: want keep=F[,selector=NAME][,budget=NAME]"
+            "cairn-worker: --compress %s: want keep=F, bytes=F or quality=F[,selector=NAME][,budget=NAME]"
             "[,whole=A-B][,chunk=N][,stride=N][,i8]; selectors:",
             text);
     for (size_t i = 0; i < crn_n_selectors; i++)

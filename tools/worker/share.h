@@ -120,9 +120,14 @@ struct crn_compress {
     struct crn_sets_rule rule;
     uint32_t chunk, stride; /* of re-reading, see selectors.h */
     uint32_t dtype;         /* stored as; 0: as it is */
+    float bytes;            /* > 0: keep so many tokens that this share of the f16 bytes is left */
+    float quality;          /* > 0: keep as little as all receivers' plans allow; see crn_share_target */
     uint32_t timeout_ms;
 };
 int crn_share_compress(struct crn_engine *e, struct cairn_client *client,
                        const struct crn_compress *c, float *out_share);
+/* Turns a target in bytes, or a floor of quality (a share of each receiver's own), into rule.keep and dtype.
+ * fails CAIRN_E_MISS when no setting was measured that meets the floor for every receiver with a plan, codes of the library */
+int crn_share_target(const struct crn_weights *weights, struct cairn_client *client, struct crn_compress *io_compress);
 
 #endif
