@@ -62,7 +62,7 @@ static int print_command_help(const struct command *c)
         "with the receiver's own. An unfinished profile in DIR goes on. DIR gets results.jsonl, profile.json, profile.svg, maps/.\n"
         "  --grain N         runs of whole groups of N layers (default 2); --coarse: groups of 5 first, then about the best\n"
         "  --max-layers N    no longer runs; --runs A-B,...: just these\n"
-        "  --tune N          also with maps tuned on the receiver's answers, for the N best runs of the frontier; --epochs N\n"
+        "  --tune N          also with maps tuned on the receiver's answers, for the N best runs of the frontier; --tuned A-B,...\n"
         "  --fit FILE        contexts for state maps (default: every third of --requests); --maps SPEC, --state-cache DIR\n"
         "  --keep F,...      shares of the tokens kept (default 1), --int8: each with int8 payloads too; --selector, --budget, --whole\n"
         "  --sensitivity     also reuse each layer alone; --corners: cut the receiver's own cache by each share, too\n"

@@ -47,7 +47,7 @@ static const struct {
     {"--state-cache", true},    {"--keep", true},           {"--int8", false},         {"--selector", true},
     {"--budget", true},         {"--whole", true},          {"--contexts", true},      {"--answer-tokens", true},
     {"--sensitivity", false},   {"--kv", true},             {"--threads", true},       {"--quiet", false},
-    {"--tuned", true},          {"--epochs", true},         {"--corners", false},
+    {"--tuned", true},          {"--corners", false},
 };
 
 static int pass_on(struct profile *p, int argc, char **argv, int *i)

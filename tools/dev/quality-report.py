@@ -53,11 +53,16 @@ def setting_name(document, point):
     return kept + (", int8" if setting["int8"] else "")
 
 
-def map_word(document, point):
-    """Which map a point was measured with."""
+def map_name(document, variant):
+    """As it was asked for; behind the last one is the tuned one."""
     names = document["maps"].split(";")
-    given = names[point["variant"]] if point["variant"] < len(names) else ""
-    return "tuned map" if point.get("tuned") or ".tuned." in given else "no map" if given == "plain" else "fitted map"
+    return names[variant] if variant < len(names) else names[0] + ", tuned"
+
+
+def map_word(document, point):
+    """Which kind of map a point was measured with."""
+    given = map_name(document, point["variant"])
+    return "tuned map" if ".tuned." in given or given.endswith("tuned") else "no map" if given == "plain" else "fitted map"
 
 
 def quality(document, point):
@@ -144,7 +149,6 @@ questions: as a receiver it is compared with its own greedy answers, token by to
 
 def corner_rows(name, document):
     """Own prefill or partial reuse, whole or cut; and everything reused."""
-    own = document["own"]
     rows = []
     plan = [p for p in document["points"] if p["run"] and p["variant"] == 0]
     for setting, corner in enumerate(document["corners"]):
@@ -156,14 +160,14 @@ def corner_rows(name, document):
     full = next((p for p in document["points"] if not p["run"] and p["setting"] == 0), None)
     if full:
         rows.append([name, "whole, nothing recomputed", "", "", "", f"{quality(document, full):.3f}", interval(full), f"{full['nll']:.4f}"])
-    return rows, own["questions"]
+    return rows
 
 
 def corners():
     documents = [(name, document) for name, document in pairs("test") if document.get("corners")]
     if not documents:
         return ""
-    rows = [row for name, document in documents for row in corner_rows(name, document)[0]]
+    rows = [row for name, document in documents for row in corner_rows(name, document)]
     head = ["producer → receiver", "cache", ">own prefill", "95 %", ">nll", ">partial reuse", "95 %", ">nll"]
     return f"""## The four corners
 
@@ -205,8 +209,8 @@ def frontier_rows(document):
     points = [point for point in document["points"] if point["frontier"] and point["setting"] == 0]
     rows = []
     for point in sorted(points, key=lambda p: p["time"]):
-        rows.append([run_name(point), f"{point['layers']:.0%}", f"{point['time']:.0%}", f"{quality(document, point):.3f}", interval(point),
-                     f"{point['nll']:.4f}"])
+        rows.append([run_name(point) + (", tuned map" if point.get("tuned") else ""), f"{point['layers']:.0%}", f"{point['time']:.0%}",
+                     f"{quality(document, point):.3f}", interval(point), f"{point['nll']:.4f}"])
     return rows
 
 
@@ -221,7 +225,7 @@ Few questions are enough to rank runs, not to tell their quality: that is the ta
 
 """
     for name, document in documents:
-        measured = sum(1 for point in document["points"] if point["run"] and point["setting"] == 0)
+        measured = len({tuple(point["run"]) for point in document["points"] if point["run"]})
         own = document["own"]
         text += f"### {name}\n\n{measured} runs, own prefill {quality(document, own):.3f} (nll {own['nll']:.4f}).\n\n"
         text += table(["run", ">layers", ">time", f">{document['quality']}", "95 %", ">nll"], frontier_rows(document))
@@ -243,11 +247,10 @@ than it saves.
 
 """
     for name, document in documents:
-        variants = document["maps"].split(";")
         text += f"### {name}\n\n"
         rows = []
         for point in sorted((p for p in document["points"] if p["run"]), key=lambda p: (p["run"], p["variant"])):
-            rows.append([run_name(point), f"`{variants[point['variant']]}`", f"{quality(document, point):.3f}", interval(point),
+            rows.append([run_name(point), f"`{map_name(document, point['variant'])}`", f"{quality(document, point):.3f}", interval(point),
                          difference(document, point), f"{point['nll']:.4f}"])
         text += table(["run", "map", f">{document['quality']}", "95 %", ">points against own", ">nll"], rows) + "\n"
     return text + sources(documents) + "\n"
@@ -255,10 +258,9 @@ than it saves.
 
 def map_points(document):
     """(run, name of the map, point, its paired difference), the maps of a run together."""
-    names = document["maps"].split(";")
     gaps = {(tuple(gap["run"]), gap["variant"]): gap for gap in document.get("paired", [])}
     points = sorted((p for p in document["points"] if p["run"] and p["setting"] == 0), key=lambda p: (p["run"], p["variant"]))
-    return [(run_name(p), names[p["variant"]], p, gaps.get((tuple(p["run"]), p["variant"]))) for p in points]
+    return [(run_name(p), map_name(document, p["variant"]), p, gaps.get((tuple(p["run"]), p["variant"]))) for p in points]
 
 
 def map_table(documents, names):
@@ -312,9 +314,8 @@ def explained_rows(documents):
     """Of each start, the variance of the states' difference that each ridge explains."""
     rows = []
     for pair, document in documents:
-        names = document["maps"].split(";")
         for layer in sorted({e["layer"] for e in document["explained"]}):
-            shares = {names[e["variant"]]: e["share"] for e in document["explained"] if e["layer"] == layer}
+            shares = {map_name(document, e["variant"]): e["share"] for e in document["explained"] if e["layer"] == layer}
             rows.append([pair, str(layer), ", ".join(f"`{name}` {share:.5f}" for name, share in shares.items())])
     return rows
 
@@ -397,11 +398,12 @@ def tuned_maps():
                 of_run = [p for p in document["points"] if p["run"] == gap["run"] and p["setting"] == 0]
                 tuned = next((p for p in of_run if map_word(document, p) == "tuned map"), None)
                 fitted = next((p for p in of_run if map_word(document, p) == "fitted map"), None)
-                if tuned is None or fitted is None:
+                if tuned is None or fitted is None or {tuned["variant"], fitted["variant"]} != {0, gap["variant"]}:
                     continue
+                sign = 1 if gap["variant"] == tuned["variant"] else -1
                 rows.append([pair, "test" if stage == "test" else "other prose", run_name(tuned), str(tuned["questions"]), f"{quality(document, own):.3f}",
                              f"{quality(document, fitted):.3f}", f"{quality(document, tuned):.3f}", f"{own['nll']:.4f}", f"{fitted['nll']:.4f}",
-                             f"{tuned['nll']:.4f}", f"{-gap['nll']:+.4f} ± {gap['error']:.4f}"])
+                             f"{tuned['nll']:.4f}", f"{sign * gap['nll']:+.4f} ± {gap['error']:.4f}"])
     for pair, document in pairs("profile"):
         for line in document.get("tuning", []):
             learnt.append([pair, f"{line['map']}-{line['last']}", str(line["contexts"] - line["held_out"]), str(line["held_out"]),
@@ -414,7 +416,7 @@ def tuned_maps():
 
 A map that starts as the closed form and is moved by gradient descent through the run towards the receiver's own answers
 (`cairn profile --tune`, `tools/profile/tune.h`). The same size, the same cost when it is used. KL is that of the receiver's distributions
-after an own prefill and after the run, per token of an answer, on contexts of the profile that no step has seen:
+after an own prefill and after the run, per token of an answer, on contexts to fit on that were held out:
 
 {table(heads, learnt)}
 On the tests' questions, beside the fitted map that it started as:

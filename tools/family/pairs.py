@@ -77,7 +77,7 @@ def paired(path):
                 found.setdefault((line["start"], run["last"], line["variant"]), {})[line["context"]] = run["nll"]
     rows = []
     for (first, last, variant), of_context in sorted(found.items()):
-        other = found[first, last, 0]
+        other = found.get((first, last, 0), {})
         gaps = [a - b for context, nll in of_context.items() if context in other for a, b in zip(nll, other[context])]
         if variant > 0 and len(gaps) > 1:
             rows.append({"run": [first, last], "variant": variant, "nll": sum(gaps) / len(gaps),
@@ -87,7 +87,8 @@ def paired(path):
 
 def explained(path):
     """Of each map that was fitted, the share of the difference's variance on the tokens fitted on."""
-    return [{"layer": line["map"], "variant": line["variant"], "share": line["explained"]} for line in read_lines(path) if "map" in line]
+    return [{"layer": line["map"], "variant": line["variant"], "share": line["explained"]} for line in read_lines(path)
+            if "explained" in line]
 
 
 def tuning(path):
@@ -143,6 +144,9 @@ def main():
     if arguments.stage == "maps":
         document["explained"] = explained(os.path.join(out, "results.jsonl"))
     document["maps"] = re.sub(r"file=[^;,]*/", "file=", document["maps"])
+    if arguments.run_of_profile:
+        profile = evaluate.read_json(os.path.join(arguments.work, f"profile-{arguments.producer}-{arguments.receiver}", "profile.json"))
+        document["fit_tokens"] = profile["fit_tokens"]
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
                          "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"]}
     os.makedirs(DATA, exist_ok=True)

@@ -1,5 +1,5 @@
 /* lesson - one context with its questions, ready to ask again and again how well the receiver answers after a run that starts from
- * some state: what does not depend on that state is computed once. */
+ * some state: what does not depend on that state is computed once. crn_linalg_threads(1) first, as for grad.h. */
 #ifndef CRN_PROFILE_LESSON_H
 #define CRN_PROFILE_LESSON_H
 

@@ -184,14 +184,14 @@ static int tune(struct job *j, const struct crn_profile_variant *v, const struct
                          .every = m->every,
                          .first = layer,
                          .last = run->last,
-                         .epochs = m->options->epochs,
+                         .epochs = CRN_TUNE_EPOCHS,
                          .answers = m->answers,
                          .fit = fit,
                          .lambda = v->lambda,
                          .progress = m->progress,
                          .progress_ctx = m->progress_ctx};
     double contexts = m->set->n / m->every;
-    m->stage(m->progress_ctx, "tuning a map", contexts + contexts * m->options->epochs * 7 / 8);
+    m->stage(m->progress_ctx, "tuning a map", contexts + contexts * CRN_TUNE_EPOCHS * 7 / 8);
     char before[24], after[24];
     int status = crn_tune_map(&t, full, &tuned);
     snprintf(told, 200, ",\"last\":%u,\"contexts\":%u,\"held_out\":%u,\"kl_before\":%s,\"kl_after\":%s,\"better\":%s", run->last,

@@ -21,7 +21,6 @@ enum option_id {
     OPT_OUT,
     OPT_RUNS,
     OPT_TUNED,
-    OPT_EPOCHS,
     OPT_KEEP,
     OPT_INT8,
     OPT_SELECTOR,
@@ -54,7 +53,6 @@ static const struct {
     {"out", "DIR", "results and maps; an unfinished profile there is continued", OPT_OUT},
     {"runs", "A-B,...", "runs of layers to measure", OPT_RUNS},
     {"tuned", "A-B,...", "runs to measure with a map tuned on the receiver's answers too, each with a start of its own", OPT_TUNED},
-    {"epochs", "N", "times that a map is tuned on each context (default 2)", OPT_EPOCHS},
     {"keep", "F,...", "shares of the tokens kept, as int8 when i8 follows: 1,0.4,0.4i8; the first must be 1 (default 1)", OPT_KEEP},
     {"int8", NULL, "each share with int8 payloads too", OPT_INT8},
     {"selector", "NAME", "how kept tokens are chosen, as in cairn-worker --compress (default reread)", OPT_SELECTOR},
@@ -300,8 +298,6 @@ static int apply_number(struct crn_profile_options *o, int id, const char *text)
         return whole("contexts", text, 1, 1000000, &o->n_contexts);
     case OPT_ANSWER_TOKENS:
         return whole("answer-tokens", text, 1, 4096, &o->answer_tokens);
-    case OPT_EPOCHS:
-        return whole("epochs", text, 1, 1000, &o->epochs);
     case OPT_THREADS:
         return whole("threads", text, 1, 256, &o->n_threads);
     default:
@@ -404,7 +400,6 @@ int crn_profile_options_parse(int argc, char **argv, struct crn_profile_options 
                                         .selector = crn_selector_named("reread"),
                                         .rule = {.whole_first = 1, .whole_last = 0},
                                         .answer_tokens = 32,
-                                        .epochs = 2,
                                         .n_threads = cpus > 0 && cpus <= 256 ? (uint32_t)cpus : 1,
                                         .n_variants = 1,
                                         .variants = {{.lambda = 1e-3, .weight = CRN_FIT_EQUAL}},

@@ -42,7 +42,7 @@ struct crn_profile_options {
     struct crn_profile_run *runs; /* owned */
     uint32_t n_runs;
     struct crn_profile_run *tuned; /* owned: runs to tune a map for and to measure with it, each with a start of its own */
-    uint32_t n_tuned, epochs;
+    uint32_t n_tuned;
     const struct crn_selector *selector; /* of the tokens kept */
     struct crn_sets_rule rule;           /* of all settings, but for keep */
     struct crn_cut_setting settings[CRN_PROFILE_MAX_SETTINGS];

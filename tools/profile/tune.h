@@ -19,6 +19,8 @@
 
 #include <stdint.h>
 
+#define CRN_TUNE_EPOCHS 2u /* more brought nothing on contexts held out */
+
 struct crn_tune {
     struct crn_engine *producer, *receiver; /* of the host */
     const struct crn_dataset *set;
