@@ -525,6 +525,20 @@ static int store_plan(struct profile *p, const char *path)
     return status == 0 ? 0 : crn_cmd_fail(p->cmd, status);
 }
 
+/* Where the map that a point was measured with lies. */
+static void map_path(const struct profile *p, const struct crn_point *point, char out[4096])
+{
+    const char *spec = p->result.maps;
+    for (uint32_t i = 0; i < point->variant && *spec != '\0'; i++)
+        spec += strcspn(spec, ";") + (spec[strcspn(spec, ";")] == ';');
+    if (crn_result_is_tuned(&p->result, point))
+        snprintf(out, 4096, "%s/maps/%u-%u.tuned.map.gguf", p->out, point->first, point->last);
+    else if (strncmp(spec, "file=", 5) == 0)
+        snprintf(out, 4096, "%.*s", (int)strcspn(spec + 5, ",;"), spec + 5);
+    else
+        snprintf(out, 4096, "%s/maps/%u-%u.map.gguf", p->out, point->first, point->variant);
+}
+
 /* One plan: OUT or --plans DIR/PRODUCER-RECEIVER-A-B.json and its map beside it. */
 static int write_plan(struct profile *p, const struct crn_point *point)
 {
@@ -532,10 +546,7 @@ static int write_plan(struct profile *p, const struct crn_point *point)
     const char *dir = p->plans != NULL ? p->plans : p->out;
     char name[200], path[4096], from[4096], to[4096];
     snprintf(name, sizeof name, "%s-%s-%u-%u.map.gguf", r->producer, r->receiver, point->first, point->last);
-    if (crn_result_is_tuned(r, point))
-        snprintf(from, sizeof from, "%s/maps/%u-%u.tuned.map.gguf", p->out, point->first, point->last);
-    else
-        snprintf(from, sizeof from, "%s/maps/%u-%u.map.gguf", p->out, point->first, point->variant);
+    map_path(p, point, from);
     snprintf(to, sizeof to, "%s/%s", dir, name);
     snprintf(path, sizeof path, "%s/%s-%s-%u-%u.json", dir, r->producer, r->receiver, point->first, point->last);
     int mapped = point->first > 0 && access(from, R_OK) == 0;

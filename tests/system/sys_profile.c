@@ -342,6 +342,27 @@ START_TEST(a_tuned_map_is_measured_beside_the_fitted_one_and_tuned_once)
 }
 END_TEST
 
+START_TEST(a_plan_of_a_map_that_was_given_brings_it_along)
+{
+    char maps[300];
+    scene_open(30, true);
+    json_decref(profiled(model, sibling, (const char *const[]){"--runs", "1-2", NULL}));
+    snprintf(maps, sizeof maps, "plain;file=%s/maps/1-0.map.gguf", out);
+    snprintf(out, sizeof out, "%s", paths_tmp_file("again"));
+    json_t *root = profiled(model, sibling, (const char *const[]){"--runs", "1-2", "--maps", maps, "--floor", "0", "--plans",
+                                                                  paths_tmp_file("plans"), NULL});
+    const json_t *plain = point(root, 1, 2, 0), *given = NULL;
+    size_t i;
+    json_t *p;
+    json_array_foreach(json_object_get(root, "points"), i, p)
+        given = real(p, "variant") == 1 ? p : given;
+    ck_assert(given != NULL && real(given, "agreement") > real(plain, "agreement"));
+    ck_assert_int_eq(access(paths_tmp_file("plans/producer-receiver-1-2.map.gguf"), R_OK), 0);
+    json_decref(root);
+    paths_tmp_remove();
+}
+END_TEST
+
 START_TEST(tune_takes_the_best_short_runs_of_the_frontier)
 {
     size_t i, n = 0;
@@ -397,6 +418,7 @@ int main(void)
         RUN_TEST(plans_are_files_that_can_be_read_back_with_both_digests),
         RUN_TEST(the_frontiers_plans_are_stored_in_the_broker),
         RUN_TEST(a_tuned_map_is_measured_beside_the_fitted_one_and_tuned_once),
+        RUN_TEST(a_plan_of_a_map_that_was_given_brings_it_along),
         RUN_TEST(tune_takes_the_best_short_runs_of_the_frontier),
         RUN_LOOP(wrong_arguments_are_named, sizeof wrong / sizeof *wrong),
     };

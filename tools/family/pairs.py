@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 
 import evaluate
 import generate
@@ -97,6 +98,15 @@ def tuning(path):
     return [{key: line[key] for key in keys} for line in read_lines(path) if "kl_before" in line]
 
 
+def timed(document, seconds):
+    """What one uninterrupted command did in how many seconds, maps and all."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = re.search(r"^model name\s*: (.*)$", file.read(), re.M)
+    runs = {tuple(point["run"]) for point in document["points"] if point["run"]}
+    return {"seconds": round(seconds), "runs": len(runs), "questions": document["own"]["questions"], "contexts": document["contexts"],
+            "fit_tokens": document["fit_tokens"], "machine": f"{os.cpu_count()} CPUs, {model.group(1) if model else 'unknown'}"}
+
+
 def maps_of_profile(arguments):
     """Options for a run with the maps of the pair's profile: the tuned one where there is one, then the fitted one."""
     run = arguments.run_of_profile
@@ -124,7 +134,7 @@ def main():
     write_requests(fit, asked, FIT, FIT["questions"], arguments.receiver != "base", arguments.fit_contexts)
     source = write_requests(requests, asked, stage, questions, arguments.receiver != "base")
     name = "-".join([arguments.stage, arguments.producer, arguments.receiver] + ([arguments.question] if arguments.question else []))
-    out = os.path.join(arguments.work, name)
+    out, kept = os.path.join(arguments.work, name), os.path.join(DATA, f"{name}.json")
     command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", model_of(arguments, arguments.producer),
                "--receiver", model_of(arguments, arguments.receiver), "--producer-label", arguments.producer,
                "--receiver-label", arguments.receiver, "--requests", requests, "--fit", fit,
@@ -135,22 +145,27 @@ def main():
         command += ["--contexts", str(arguments.contexts)]
     if arguments.plans:
         command += ["--plans", arguments.plans]
+    fresh, begin = not os.path.exists(out), time.monotonic()
     done = subprocess.run(command)
     if done.returncode != 0:
         return done.returncode
     document = evaluate.read_json(os.path.join(out, "profile.json"))
+    if fresh:
+        document["timed"] = timed(document, time.monotonic() - begin)
+    elif os.path.exists(kept):
+        document["timed"] = evaluate.read_json(kept).get("timed")
     document["paired"] = paired(os.path.join(out, "results.jsonl"))
-    document["tuning"] = tuning(os.path.join(out, "results.jsonl"))
     if arguments.stage == "maps":
         document["explained"] = explained(os.path.join(out, "results.jsonl"))
     document["maps"] = re.sub(r"file=[^;,]*/", "file=", document["maps"])
+    folder = os.path.join(arguments.work, f"profile-{arguments.producer}-{arguments.receiver}") if arguments.run_of_profile else out
+    document["tuning"] = tuning(os.path.join(folder, "results.jsonl"))
     if arguments.run_of_profile:
-        profile = evaluate.read_json(os.path.join(arguments.work, f"profile-{arguments.producer}-{arguments.receiver}", "profile.json"))
-        document["fit_tokens"] = profile["fit_tokens"]
+        document["fit_tokens"] = evaluate.read_json(os.path.join(folder, "profile.json"))["fit_tokens"]
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
                          "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"]}
     os.makedirs(DATA, exist_ok=True)
-    with open(os.path.join(DATA, f"{name}.json"), "w", encoding="utf-8") as file:
+    with open(kept, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=None, separators=(",", ":"))
         file.write("\n")
     if arguments.stage == "profile":
