@@ -182,7 +182,7 @@ struct listing {
 static void add_plan(struct crn_json *array, const struct cairn_plan *p, const struct cairn_budget *budgets,
                      const char *info)
 {
-    struct crn_json *object = crn_json_object(), *run = crn_json_array(), *list = crn_json_array();
+    struct crn_json *object = crn_json_object(), *run = crn_json_array(), *list = crn_json_array(), *measured = crn_json_array();
     crn_json_add(array, NULL, object);
     crn_cmd_add_id(object, "plan", p->id);
     crn_cmd_add_digest(object, "producer", &p->producer);
@@ -207,6 +207,15 @@ static void add_plan(struct crn_json *array, const struct cairn_plan *p, const s
         crn_json_add_u64(layers, NULL, budgets[i].first);
         crn_json_add_u64(layers, NULL, budgets[i].last);
         crn_json_add_real(budget, "keep", (double)budgets[i].keep);
+    }
+    crn_json_add(object, "measured", measured);
+    for (uint32_t i = 0; i < p->n_measured; i++) {
+        struct crn_json *m = crn_json_object();
+        crn_json_add(measured, NULL, m);
+        crn_json_add_real(m, "keep", (double)p->measured[i].keep);
+        crn_json_add_real(m, "kept", (double)p->measured[i].kept);
+        crn_json_add_bool(m, "int8", p->measured[i].int8 != 0);
+        crn_json_add_real(m, "quality", (double)p->measured[i].quality);
     }
     if (info != NULL)
         crn_json_add_parsed(object, "info", info);
@@ -240,6 +249,9 @@ static int list_plan(void *ctx, const struct cairn_plan *p, const struct cairn_b
         for (uint32_t i = 0; i < p->n_budgets; i++)
             printf("budget    layers %u-%u keep %.3f\n", budgets[i].first, budgets[i].last,
                    (double)budgets[i].keep);
+        for (uint32_t i = 0; i < p->n_measured; i++)
+            printf("measured  keep %.3f%s: %.0f %% of the tokens of reused layers, quality %.3f\n", (double)p->measured[i].keep,
+                   p->measured[i].int8 ? ", int8" : "", (double)p->measured[i].kept * 100, (double)p->measured[i].quality);
         if (info != NULL)
             printf("info      %s\n", info);
     }

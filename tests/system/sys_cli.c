@@ -204,7 +204,9 @@ END_TEST
 
 static const char plan_text[] = "{\"producer\":\"tiny-1\",\"receiver\":\"tiny-2\",\"run\":[1,2],\"n_layers\":4,"
                                 "\"budgets\":[{\"layers\":[0,0],\"keep\":0.25}],"
-                                "\"measured\":{\"questions\":10,\"own_exact\":0.8,\"exact\":0.6}}";
+                                "\"measured\":{\"questions\":10,\"own_exact\":0.8,\"exact\":0.6,\"settings\":["
+                                "{\"keep\":1,\"kept\":1,\"int8\":false,\"exact\":0.6},"
+                                "{\"keep\":0.4,\"kept\":0.35,\"int8\":true,\"exact\":0.4}]}}";
 
 START_TEST(a_plan_is_put_by_label_only_when_exactly_one_model_has_it)
 {
@@ -235,6 +237,7 @@ START_TEST(a_plan_is_put_by_label_only_when_exactly_one_model_has_it)
     json_decref(root);
     ck_assert_int_eq(cairn("plan", "get", id, "--socket", b.socket, NULL), 0);
     ck_assert_ptr_nonnull(strstr(text_out, "layers 0-0 keep 0.250"));
+    ck_assert_ptr_nonnull(strstr(text_out, "keep 0.400, int8: 35 % of the tokens of reused layers, quality 0.500"));
     ck_assert_int_eq(cairn("plan", "drop", id, "--socket", b.socket, NULL), 0);
     ck_assert_int_eq(cairn("plan", "get", id, "--socket", b.socket, NULL), 1);
     paths_tmp_remove();
