@@ -14,6 +14,7 @@
 #include "ipc/log.h"
 #include "kernels/pool.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +30,8 @@ struct program {
     struct crn_pool *pool;
     struct crn_worker_device device;
     struct crn_worker worker;
+    struct crn_ids *later; /* contexts whose entries are compressed when no request waits, oldest first */
+    size_t n_later;
     int failures;
 };
 
@@ -112,6 +115,7 @@ static int load(struct program *p)
 
 static void unload(struct program *p)
 {
+    free(p->later); /* emptied before */
     cairn_close(p->worker.client);
     crn_engine_free(&p->worker.engine);
     crn_tokenizer_destroy(p->tokenizer);
@@ -233,6 +237,38 @@ static void add_states(struct program *p, const struct crn_ids *context)
         crn_log(CRN_LOG_WARN, "no states added: %s", cairn_strerror(status));
 }
 
+/* A context asked about twice in a row is remembered once. */
+static void remember(struct program *p, const struct crn_ids *context)
+{
+    const struct crn_ids *last = p->n_later > 0 ? &p->later[p->n_later - 1] : NULL;
+    size_t bytes = context->n * sizeof *context->ids;
+    if (last != NULL && last->n == context->n && memcmp(last->ids, context->ids, bytes) == 0)
+        return;
+    struct crn_ids *grown = realloc(p->later, (p->n_later + 1) * sizeof *grown), copy = {0};
+    copy.ids = grown != NULL ? malloc(bytes + 1) : NULL;
+    p->later = grown != NULL ? grown : p->later;
+    if (copy.ids == NULL) {
+        crn_log(CRN_LOG_WARN, "not compressed: %s", cairn_strerror(-ENOMEM));
+        return;
+    }
+    memcpy(copy.ids, context->ids, bytes);
+    copy.n = copy.room = context->n;
+    p->later[p->n_later++] = copy;
+}
+
+/* Scoring an entry takes as long as a prefill: requests go first. busy: does one wait now? NULL: none does. */
+static void compress_remembered(struct program *p, uint32_t (*busy)(void))
+{
+    size_t done = 0;
+    while (done < p->n_later && (busy == NULL || busy() == 0)) {
+        compress(p, &p->later[done]);
+        crn_ids_free(&p->later[done++]);
+    }
+    p->n_later -= done;
+    if (done > 0)
+        memmove(p->later, p->later + done, p->n_later * sizeof *p->later);
+}
+
 /* For those who come next; nobody waits for it. */
 static void work_when_answered(struct program *p, const struct crn_ids *context,
                                const struct crn_outcome *outcome)
@@ -240,7 +276,7 @@ static void work_when_answered(struct program *p, const struct crn_ids *context,
     if (outcome->reuse.n_wants > 0 && p->worker.publish.on)
         add_states(p, context);
     if (p->options.compress.selector != NULL)
-        compress(p, context);
+        remember(p, context);
 }
 
 struct group {
@@ -358,6 +394,7 @@ static int answer_stream(struct program *p)
         if (usable(p, &request))
             answer_group(p, &request, 1);
         crn_request_free(&request);
+        compress_remembered(p, input_waits);
     }
     return status;
 }
@@ -422,6 +459,7 @@ int main(int argc, char **argv)
     } else if (status == 0) {
         status = program.options.requests_file != NULL ? answer_requests(&program)
                                                        : answer_context(&program);
+        compress_remembered(&program, NULL);
     }
     int failed = status != 0 || program.failures > 0;
     unload(&program);
