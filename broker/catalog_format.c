@@ -238,6 +238,8 @@ static struct plan_parts plan_parts(const struct crn_cat_plan_rec *r)
 
 static bool plan_sizes_ok(const struct crn_cat_plan_rec *r)
 {
+    if (r->rec.n_measured > CRN_PLAN_MEASURED)
+        return false;
     return r->info_bytes <= CRN_CATALOG_MAX_INFO + 1 && r->rec.map_bytes < MAX_REC_BYTES;
 }
 

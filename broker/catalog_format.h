@@ -39,7 +39,7 @@ struct crn_cat_plan_rec {
     uint32_t info_bytes; /* with the terminating zero, without padding */
     uint32_t reserved;
 };
-_Static_assert(sizeof(struct crn_cat_plan_rec) == 296, "stored bytes");
+_Static_assert(sizeof(struct crn_cat_plan_rec) == 456, "stored bytes");
 
 struct crn_cat_tokens_rec {
     struct crn_cat_head head;

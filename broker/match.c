@@ -39,10 +39,15 @@ struct judge {
     const struct crn_plan *plan; /* chosen by the first approximate part */
 };
 
+uint32_t crn_match_quality(const struct crn_plan *plan, const struct crn_entry *e)
+{
+    return e->pyramid == CAIRN_PYRAMID_PREFILL ? 0 : crn_plan_quality(plan, e->body, e->n_tokens);
+}
+
 uint8_t crn_match_fits(const struct crn_plan *plan, const struct crn_entry *e,
                        const struct crn_query *q)
 {
-    if (q->min_quality > 0 && plan->rec.id != q->plan && crn_plan_quality(plan, e->body, e->n_tokens) < q->min_quality)
+    if (q->min_quality > 0 && plan->rec.id != q->plan && crn_match_quality(plan, e) < q->min_quality)
         return CAIRN_REASON_QUALITY;
     if (crn_plan_needs_state(plan) && crn_body_state(e->body, plan->rec.first) == NULL)
         return CAIRN_REASON_NO_STATE;
@@ -68,7 +73,7 @@ static const struct crn_plan *choose(const struct judge *j, const struct crn_ent
         if (j->query->plan != 0 && p->rec.id != j->query->plan)
             continue;
         uint8_t reason = crn_match_fits(p, e, j->query);
-        uint32_t quality = crn_plan_quality(p, e->body, e->n_tokens);
+        uint32_t quality = crn_match_quality(p, e);
         if (reason == CAIRN_REASON_PLAN &&
             (best == NULL || (wants_cheap(j->query) ? p->rec.cost_ppm < best->rec.cost_ppm : quality > best_quality))) {
             best = p;

@@ -38,6 +38,9 @@ int crn_match_query(const struct crn_space *space, const struct crn_query *query
 /* CAIRN_REASON_PLAN when the plan may be used on this entry, else what is in its way. */
 uint8_t crn_match_fits(const struct crn_plan *plan, const struct crn_entry *entry,
                        const struct crn_query *query);
+/* What the plan promises with this entry, in millionths of the receiver's own quality; 0: nothing like it was measured, as with a pyramid
+ * made while prefilling, which lost tokens of the run too. */
+uint32_t crn_match_quality(const struct crn_plan *plan, const struct crn_entry *entry);
 /* The path to one entry, each part as long as the next one lets it be. */
 int crn_match_entry(const struct crn_space *space, struct crn_entry *leaf,
                     const struct crn_query *query, struct crn_path *out_path);

@@ -35,22 +35,23 @@ static void add_layer(const struct crn_part *part, const struct crn_plan *plan, 
         add_load(part->entry->body->kv[layer], &o->kv_bytes, &o->tier);
 }
 
-/* With the part of the path that keeps least; a plan that was not measured with so little says what it is with everything. */
+/* With the part of the path that keeps least; 0: it was not measured with so little. */
 static uint32_t quality_of(const struct crn_path *path, const struct crn_plan *plan)
 {
     uint32_t worst = UINT32_MAX;
     for (uint32_t i = 0; i < path->n; i++) {
         const struct crn_entry *e = path->parts[i].entry;
-        uint32_t quality = path->parts[i].class_ == CAIRN_CLASS_APPROX ? crn_plan_quality(plan, e->body, e->n_tokens) : worst;
+        uint32_t quality = path->parts[i].class_ == CAIRN_CLASS_APPROX ? crn_match_quality(plan, e) : worst;
         worst = quality < worst ? quality : worst;
     }
-    return worst > 0 && worst < UINT32_MAX ? worst : plan->rec.quality_ppm;
+    return worst < UINT32_MAX ? worst : plan->rec.quality_ppm;
 }
 
-static struct crn_option_rec option_of(const struct crn_path *path, const struct crn_plan *plan)
+/* measured: some plan of this path was. Where none was, they are told apart by what they give with whole entries. */
+static struct crn_option_rec option_of(const struct crn_path *path, const struct crn_plan *plan, bool measured)
 {
     struct crn_option_rec o = {.plan = plan != NULL ? plan->rec.id : 0,
-                               .quality_ppm = plan != NULL ? quality_of(path, plan) : 1000000,
+                               .quality_ppm = plan == NULL ? 1000000 : measured ? quality_of(path, plan) : plan->rec.quality_ppm,
                                .tier = CAIRN_TIER_HOST};
     for (uint32_t i = 0; i < path->n; i++) {
         const struct crn_part *part = &path->parts[i];
@@ -89,7 +90,8 @@ uint32_t crn_options_list(const struct crn_space *space, const struct crn_query 
     uint32_t n = 0;
     if (path->n == 0)
         return 0;
-    out[n++] = option_of(path, path->plan); /* what the path was matched with is always there */
+    bool measured = path->plan != NULL && quality_of(path, path->plan) > 0;
+    out[n++] = option_of(path, path->plan, measured); /* what the path was matched with is always there */
     if (path->plan == NULL || query->plan != 0)
         return n;
     const struct crn_plan_rec *pair = &path->plan->rec;
@@ -97,7 +99,7 @@ uint32_t crn_options_list(const struct crn_space *space, const struct crn_query 
                                                          &pair->receiver)) != NULL) {
         if (plan == path->plan || !fits(plan, query, path))
             continue;
-        out[n] = option_of(path, plan);
+        out[n] = option_of(path, plan, measured);
         n += beaten(&out[n], out, n) ? 0 : 1;
     }
     return n;

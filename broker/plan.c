@@ -183,21 +183,23 @@ uint32_t crn_plans_budgets(const struct crn_plans *plans, const struct cairn_dig
 /* How far an entry may lie below what was measured and still count as that: contexts differ a little. */
 #define LIKE_PPM 5000u
 
-/* The mean share of the tokens kept in the layers that a plan does not recompute; *out_int8: some of them are int8. */
+/* The mean share of the tokens kept in the layers that a plan does not recompute, each layer counting alike; *out_int8: some are int8. */
 static uint32_t kept_for(const struct crn_plan *plan, const struct crn_body *body, uint32_t n_tokens, int *out_int8)
 {
-    uint64_t rows = 0, all = 0;
+    uint64_t sum = 0, n = 0;
     *out_int8 = 0;
     for (uint32_t layer = 0; layer < body->n_layers; layer++) {
         const struct crn_payload *p = body->kv[layer];
         if (p == NULL || crn_plan_runs(plan, layer))
             continue;
+        uint64_t rows = 0; /* one count stands for all heads when they are equal */
         for (uint32_t h = 0; h < p->n_counts; h++)
             rows += p->counts[h];
-        all += (uint64_t)p->n_counts * n_tokens;
+        sum += rows * WHOLE_PPM / ((uint64_t)p->n_counts * n_tokens);
+        n++;
         *out_int8 |= p->dtype == CAIRN_I8;
     }
-    return all > 0 ? (uint32_t)(rows * WHOLE_PPM / all) : WHOLE_PPM;
+    return n > 0 ? (uint32_t)(sum / n) : WHOLE_PPM;
 }
 
 uint32_t crn_plan_quality(const struct crn_plan *plan, const struct crn_body *body, uint32_t n_tokens)
@@ -208,7 +210,7 @@ uint32_t crn_plan_quality(const struct crn_plan *plan, const struct crn_body *bo
     if (kept >= WHOLE_PPM && !int8)
         return r->quality_ppm;
     for (uint32_t i = 0; i < r->n_measured && i < CRN_PLAN_MEASURED; i++)
-        if (r->measured[i].kept_ppm <= kept + LIKE_PPM && (!int8 || (r->measured_int8 >> i & 1) != 0) && r->measured[i].quality_ppm > best)
+        if (r->measured[i].kept_ppm <= kept + LIKE_PPM && (!int8 || r->measured[i].int8 != 0) && r->measured[i].quality_ppm > best)
             best = r->measured[i].quality_ppm;
     return best;
 }

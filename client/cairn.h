@@ -198,7 +198,7 @@ struct cairn_measured {
     float quality; /* over the receiver's own */
     uint32_t int8; /* 1: of int8 payloads */
 };
-#define CAIRN_PLAN_MEASURED 8
+#define CAIRN_PLAN_MEASURED 16
 
 /* A plan (design.md section 2): how a receiver uses a producer's entries. */
 struct cairn_plan {

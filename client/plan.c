@@ -8,7 +8,7 @@
 
 #define MILLION 1e6f
 #define BUDGETS_MAX 1024u /* of one plan */
-#define PAGE_PLANS 81u    /* records in one answer */
+#define PAGE_PLANS 45u    /* records in one answer */
 #define PAGE_BUDGETS 2048u
 
 static uint32_t to_ppm(float share)
@@ -45,7 +45,7 @@ int crn_client_plan(const struct crn_plan_rec *rec, struct cairn_plan *out_plan)
         out_plan->measured[i] = (struct cairn_measured){.keep = from_ppm(rec->measured[i].keep_ppm),
                                                         .kept = from_ppm(rec->measured[i].kept_ppm),
                                                         .quality = from_ppm(rec->measured[i].quality_ppm),
-                                                        .int8 = rec->measured_int8 >> i & 1u};
+                                                        .int8 = rec->measured[i].int8};
     return 0;
 }
 
@@ -64,6 +64,11 @@ static int check_put(const struct cairn_plan_put *put)
     for (uint32_t i = 0; i < put->n_budgets; i++) {
         const struct cairn_budget *b = &put->budgets[i];
         if (b->first > b->last || b->last >= CAIRN_MAX_LAYERS || !(b->keep >= 0 && b->keep <= 1))
+            return CAIRN_E_ARG;
+    }
+    for (uint32_t i = 0; i < p->n_measured; i++) {
+        const struct cairn_measured *s = &p->measured[i];
+        if (!(s->keep >= 0 && s->keep <= 1) || !(s->kept >= 0 && s->kept <= 1) || !(s->quality >= 0))
             return CAIRN_E_ARG;
     }
     if (m->w == NULL)
@@ -119,8 +124,7 @@ static void pack(const struct cairn_plan_put *put, struct crn_plan_rec *out_rec,
     out_rec->n_measured = p->n_measured;
     for (uint32_t i = 0; i < p->n_measured; i++) {
         const struct cairn_measured *m = &p->measured[i];
-        out_rec->measured[i] = (struct crn_measured_rec){to_ppm(m->keep), to_ppm(m->kept), to_ppm(m->quality)};
-        out_rec->measured_int8 |= (uint8_t)((m->int8 != 0) << i);
+        out_rec->measured[i] = (struct crn_measured_rec){to_ppm(m->keep), to_ppm(m->kept), to_ppm(m->quality), m->int8 != 0};
     }
     for (uint32_t i = 0; i < put->n_budgets; i++)
         out_budgets[i] = (struct crn_budget_rec){.first = (uint16_t)put->budgets[i].first,

@@ -13,8 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CRN_PROTO_MIN 1u
-#define CRN_PROTO_MAX 1u
+#define CRN_PROTO_MIN 2u
+#define CRN_PROTO_MAX 2u
 
 /* A view: never owned. Text is not terminated. */
 struct crn_bytes {
@@ -86,14 +86,15 @@ struct crn_budget_rec { /* kept share of a group of layers */
 };
 _Static_assert(sizeof(struct crn_budget_rec) == 8, "wire record");
 
-#define CRN_PLAN_MEASURED 8u
+#define CRN_PLAN_MEASURED 16u
 
 struct crn_measured_rec { /* how good a plan is with an entry that keeps less than everything */
     uint32_t keep_ppm;    /* share of all tokens that an entry was asked to keep */
     uint32_t kept_ppm;    /* what came of it in the layers that the plan does not recompute */
     uint32_t quality_ppm; /* over the receiver's own */
+    uint32_t int8;        /* 1: of int8 payloads */
 };
-_Static_assert(sizeof(struct crn_measured_rec) == 12, "wire record");
+_Static_assert(sizeof(struct crn_measured_rec) == 16, "wire record");
 
 struct crn_plan_rec {
     uint64_t id;
@@ -101,7 +102,7 @@ struct crn_plan_rec {
     uint16_t first, last;      /* the run [a, b]; first > last: an empty run (full reuse) */
     uint16_t n_budgets;
     uint8_t map_dtype;         /* CAIRN_F32: [hidden][hidden + 1], row i = weights of output i, then its bias; 0: no map */
-    uint8_t measured_int8;     /* bit i: measured[i] is of int8 payloads */
+    uint8_t reserved;
     uint32_t quality_ppm;      /* measured exact match over the receiver's own, with an entry that keeps everything */
     uint32_t own_exact_ppm, exact_ppm;
     uint32_t questions;
@@ -112,7 +113,7 @@ struct crn_plan_rec {
     uint64_t map_off, map_bytes, map_checksum;
     struct crn_measured_rec measured[CRN_PLAN_MEASURED];
 };
-_Static_assert(sizeof(struct crn_plan_rec) == 200, "wire record");
+_Static_assert(sizeof(struct crn_plan_rec) == 360, "wire record");
 
 struct crn_option_rec { /* a plan on a path; plan 0: an exact path */
     uint64_t plan;

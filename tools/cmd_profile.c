@@ -525,7 +525,7 @@ static int store_plan(struct profile *p, const char *path)
     return status == 0 ? 0 : crn_cmd_fail(p->cmd, status);
 }
 
-/* Where the map that a point was measured with lies. */
+/* Where the map that a point was measured with lies; "": it had none. */
 static void map_path(const struct profile *p, const struct crn_point *point, char out[4096])
 {
     const char *spec = p->result.maps;
@@ -535,6 +535,8 @@ static void map_path(const struct profile *p, const struct crn_point *point, cha
         snprintf(out, 4096, "%s/maps/%u-%u.tuned.map.gguf", p->out, point->first, point->last);
     else if (strncmp(spec, "file=", 5) == 0)
         snprintf(out, 4096, "%.*s", (int)strcspn(spec + 5, ",;"), spec + 5);
+    else if (strncmp(spec, "plain", 5) == 0)
+        out[0] = '\0';
     else
         snprintf(out, 4096, "%s/maps/%u-%u.map.gguf", p->out, point->first, point->variant);
 }
@@ -549,8 +551,12 @@ static int write_plan(struct profile *p, const struct crn_point *point)
     map_path(p, point, from);
     snprintf(to, sizeof to, "%s/%s", dir, name);
     snprintf(path, sizeof path, "%s/%s-%s-%u-%u.json", dir, r->producer, r->receiver, point->first, point->last);
-    int mapped = point->first > 0 && access(from, R_OK) == 0;
+    int mapped = point->first > 0 && from[0] != '\0';
     int status = mapped ? copy_file(from, to) : 0;
+    if (status != 0) {
+        crn_cmd_say(p->cmd, "%s: the map of run %u-%u: %s", from, point->first, point->last, cairn_strerror(status));
+        return CRN_EXIT_NO;
+    }
     struct crn_json *plan = plan_of(r, point, mapped ? name : NULL);
     FILE *f = status == 0 ? fopen(path, "we") : NULL;
     if (f != NULL) {

@@ -141,6 +141,8 @@ static int read_settings(const struct reader *r, const struct crn_json *root)
     const struct crn_json *measured = crn_json_get(root, "measured"), *list = crn_json_get(measured, "settings");
     const char *by = "exact";
     crn_json_text(crn_json_get(measured, "quality"), &by);
+    if (strcmp(by, "exact") != 0 && strcmp(by, "agreement") != 0)
+        return bad(r, CAIRN_E_FORMAT, "\"measured\": \"quality\" must be \"exact\" or \"agreement\"");
     for (size_t i = 0; i < crn_json_n(list) && plan->n_measured < CAIRN_PLAN_MEASURED; i++) {
         const struct crn_json *item = crn_json_at(list, i);
         struct cairn_measured *m = &plan->measured[plan->n_measured];
@@ -150,11 +152,11 @@ static int read_settings(const struct reader *r, const struct crn_json *root)
             status = read_share(r, item, "kept", &m->kept);
         if (status == 0)
             status = read_share(r, item, by, &m->quality);
-        if (status == 0 && crn_json_bool(crn_json_get(item, "int8"), &int8) != 0)
+        if (status == 0 && crn_json_get(item, "int8") != NULL && crn_json_bool(crn_json_get(item, "int8"), &int8) != 0)
             status = bad(r, CAIRN_E_FORMAT, "\"settings\" %zu: \"int8\" must be true or false", i);
         if (status != 0)
             return status;
-        m->quality /= plan->own_exact;
+        m->quality = m->quality < plan->own_exact ? m->quality / plan->own_exact : 1; /* better than the own one is luck */
         m->int8 = int8;
         plan->n_measured += m->keep < 1 || int8 ? 1 : 0;
     }

@@ -34,7 +34,7 @@ struct crn_result {
     uint32_t n_variants; /* ways to make maps; the last: the first one, tuned */
     char requests[33], fit[33]; /* digests of the files measured and fitted on */
     char selector[32], budget[32];
-    char maps[400]; /* the ways to make maps, as asked for */
+    char maps[6000]; /* the ways to make maps, as asked for */
     bool by_agreement; /* answers are the receiver's own: quality is the share of tokens that agree */
     uint32_t n_contexts;
     double tokens; /* of the mean context */

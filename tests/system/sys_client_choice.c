@@ -170,13 +170,38 @@ static int put_half(struct cairn_draft *draft, const struct tiny_entry *e, uint3
     return cairn_put_layer(draft, &put, SOON);
 }
 
-static void publish_half(struct scene *s, uint32_t seed, uint32_t dtype)
+/* A tenth of one head and three tenths of the other in layer 0, everything elsewhere. */
+static int put_uneven(struct cairn_draft *draft, const struct tiny_entry *e, uint32_t layer)
 {
-    static const struct tiny_puts puts = {tiny_put_state, put_half};
+    static float rows[TINY_HEADS * N * TINY_DIM];
+    uint32_t index[N];
+    const uint32_t counts[TINY_HEADS] = {N / 10, 3 * N / 10}, *const lists[TINY_HEADS] = {index, index};
+    struct cairn_put put = CAIRN_PUT_INIT;
+    for (uint32_t i = 0; i < N; i++)
+        index[i] = i;
+    put.layer = layer;
+    put.dst_dtype = e->dtype;
+    put.k = put.v = rows;
+    put.n = N;
+    if (layer == 0) {
+        put.counts = counts;
+        put.index = lists;
+    }
+    return cairn_put_layer(draft, &put, SOON);
+}
+
+static void publish_cut(struct scene *s, uint32_t seed, uint32_t dtype, int (*layer)(struct cairn_draft *, const struct tiny_entry *, uint32_t))
+{
+    const struct tiny_puts puts = {tiny_put_state, layer};
     struct cairn_entry_id entry;
     tiny_tokens(s->context, N, seed);
     struct tiny_entry e = {.model = 1, .context = s->context, .n_tokens = N, .n_states = 2, .dtype = dtype, .pyramid = CAIRN_PYRAMID_PUBLISH};
     ck_assert_msg(tiny_publish_by(s->producer, &e, &puts, &entry) == 0, "%s", cairn_error(s->producer));
+}
+
+static void publish_half(struct scene *s, uint32_t seed, uint32_t dtype)
+{
+    publish_cut(s, seed, dtype, put_half);
 }
 
 /* The plan 1-2 again, with what it was measured to keep: of half of the tokens, and of half of them as int8. */
@@ -221,6 +246,31 @@ START_TEST(with_a_floor_an_entry_counts_as_what_was_measured_with_as_little)
     tiny_tokens(s.context, N, 7); /* and the whole entry is what it was */
     q.min_quality = 0.96f;
     check_choice(&s, &q, measured, CAIRN_REASON_PLAN);
+    scene_close(&s);
+}
+END_TEST
+
+/* Layers 0 and 3 are reused: a fifth of one and all of the other make six tenths, however many heads there are. */
+START_TEST(layers_count_alike_whatever_their_heads_kept)
+{
+    static const float kept[] = {0.58f, 0.62f};
+    struct scene s;
+    scene_open(&s);
+    ck_assert_int_eq(cairn_plan_drop(s.reader, s.whole, SOON), 0);
+    publish_cut(&s, 8, CAIRN_F32, put_uneven);
+    struct cairn_query q = query_of(&s);
+    q.min_quality = 0.9f;
+    for (int i = 0; i < 2; i++) {
+        struct cairn_plan_put put = CAIRN_PLAN_PUT_INIT;
+        uint64_t plan = 0;
+        put.plan = (struct cairn_plan){.producer = tiny_model(1), .receiver = tiny_model(2), .first = 1, .last = 2, .quality = 1, .exact = 1,
+                                       .own_exact = 1, .questions = 10, .cost = 0.5f, .n_measured = 1, .measured = {{0.5f, kept[i], 0.95f, 0}}};
+        ck_assert_int_eq(cairn_plan_store(s.reader, &put, SOON, &plan), 0);
+        if (i == 0)
+            check_choice(&s, &q, plan, CAIRN_REASON_PLAN);
+        else
+            check_refused(&s, &q);
+    }
     scene_close(&s);
 }
 END_TEST
@@ -322,6 +372,7 @@ int main(void)
         RUN_TEST(floor_queue_and_deadline_pick_their_plans_and_are_counted),
         RUN_TEST(a_run_slower_than_a_prefill_is_given_up_and_counted),
         RUN_TEST(with_a_floor_an_entry_counts_as_what_was_measured_with_as_little),
+        RUN_TEST(layers_count_alike_whatever_their_heads_kept),
         RUN_TEST(less_than_was_ever_measured_does_not_meet_a_floor),
         RUN_TEST(a_floor_becomes_the_smallest_setting_that_serves_every_receiver),
         RUN_TEST(a_target_in_bytes_is_met_by_tokens),

@@ -278,7 +278,7 @@ START_TEST(a_small_message_has_the_documented_bytes)
     size_t n = 0;
     ck_assert_int_eq(crn_wire_encode(CRN_MSG_release, &msg, buf, sizeof buf, &n), 0);
     ck_assert_uint_eq(n, 9);
-    ck_assert_mem_eq(buf, "\x94\x01\x05\x07\x81\x01\xcd\x01\x2c", 9);
+    ck_assert_mem_eq(buf, "\x94\x02\x05\x07\x81\x01\xcd\x01\x2c", 9);
 }
 END_TEST
 
@@ -357,16 +357,16 @@ END_TEST
 START_TEST(the_envelope_is_checked)
 {
     struct crn_msg_release m;
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\x09", &m), 0);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\x09", &m), 0);
     ck_assert_uint_eq(m.lease, 9);
     ck_assert_uint_eq(m.request, 7);
-    ck_assert_int_eq(RELEASE("\x94\x01\x06\x07\x81\x01\x09", &m), CAIRN_E_PROTO); /* another type */
-    ck_assert_int_eq(RELEASE("\x93\x01\x05\x07", &m), CAIRN_E_PROTO);             /* no map */
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x92\x01\x09", &m), CAIRN_E_PROTO); /* list for map */
-    ck_assert_int_eq(RELEASE("\x95\x01\x05\x07\x81\x01\x09\x00", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x06\x07\x81\x01\x09", &m), CAIRN_E_PROTO); /* another type */
+    ck_assert_int_eq(RELEASE("\x93\x02\x05\x07", &m), CAIRN_E_PROTO);             /* no map */
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x92\x01\x09", &m), CAIRN_E_PROTO); /* list for map */
+    ck_assert_int_eq(RELEASE("\x95\x02\x05\x07\x81\x01\x09\x00", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\x94\xff\x05\x07\x81\x01\x09", &m), CAIRN_E_PROTO); /* version -1 */
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\xa1x\x81\x01\x09", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\xcd\x01\x05\x07\x81\x01\x09", &m), CAIRN_E_PROTO); /* 261 */
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\xa1x\x81\x01\x09", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\xcd\x01\x05\x07\x81\x01\x09", &m), CAIRN_E_PROTO); /* 261 */
     ck_assert_int_eq(RELEASE("\x81\x01\x09", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\xc1", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("", &m), CAIRN_E_PROTO);
@@ -375,11 +375,11 @@ END_TEST
 
 START_TEST(another_version_is_named_and_can_be_answered)
 {
-    static const char bytes[] = "\x94\x02\x05\x07\x81\x01\x09";
+    static const char bytes[] = "\x94\x01\x05\x07\x81\x01\x09";
     struct crn_msg_release m;
     enum crn_msg_type type = CRN_MSG_ok;
     uint64_t request = 0;
-    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\x09", &m), CAIRN_E_VERSION);
+    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\x09", &m), CAIRN_E_VERSION);
     ck_assert_int_eq(RELEASE("\x94\x00\x05\x07\x81\x01\x09", &m), CAIRN_E_VERSION);
     ck_assert_int_eq(crn_wire_peek(bytes, sizeof bytes - 1, &type, &request), CAIRN_E_VERSION);
     ck_assert_int_eq(type, CRN_MSG_release);
@@ -390,34 +390,34 @@ END_TEST
 START_TEST(a_repeated_key_is_refused)
 {
     struct crn_msg_release m;
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x01\x09", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x83\x01\x09\x60\x01\x60\x01", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\x01\x09", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x83\x01\x09\x60\x01\x60\x01", &m), CAIRN_E_PROTO);
 }
 END_TEST
 
 START_TEST(unknown_keys_are_skipped_whatever_they_hold)
 {
     struct crn_msg_release m;
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x60\x93\xc0\x81\xa1x\x90\xcb@\t!\xfbTD-\x18"
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x60\x93\xc0\x81\xa1x\x90\xcb@\t!\xfbTD-\x18"
                              "\x01\x09",
                              &m),
                      0);
     ck_assert_uint_eq(m.lease, 9);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x7f\xc3", &m), 0);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xcc\x80\xc3", &m),
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\x7f\xc3", &m), 0);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\xcc\x80\xc3", &m),
                      CAIRN_E_PROTO); /* 128 */
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xa1k\xc3", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\xff\xc3", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\xa1k\xc3", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\xff\xc3", &m), CAIRN_E_PROTO);
 }
 END_TEST
 
 START_TEST(a_missing_required_key_is_refused)
 {
     struct crn_msg_release m;
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x80", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x02\x09", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x80", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x02\x09", &m), CAIRN_E_PROTO);
     struct crn_msg_stat stat = {.flags = 5}; /* optional: absent means zero */
-    ck_assert_int_eq(crn_wire_decode(CRN_MSG_stat, "\x94\x01\x10\x07\x80", 5, &stat), 0);
+    ck_assert_int_eq(crn_wire_decode(CRN_MSG_stat, "\x94\x02\x10\x07\x80", 5, &stat), 0);
     ck_assert_uint_eq(stat.flags, 0);
 }
 END_TEST
@@ -425,13 +425,13 @@ END_TEST
 START_TEST(only_whole_positive_numbers_are_numbers)
 {
     struct crn_msg_release m;
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xff", &m), CAIRN_E_PROTO);     /* -1 */
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xd0\x80", &m), CAIRN_E_PROTO); /* -128 */
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xca\x40\x00\x00\x00", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xc3", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xc0", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xa1\x31", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x81\x01\xcf\xff\xff\xff\xff\xff\xff\xff\xff", &m),
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xff", &m), CAIRN_E_PROTO);     /* -1 */
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xd0\x80", &m), CAIRN_E_PROTO); /* -128 */
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xca\x40\x00\x00\x00", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xc3", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xc0", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xa1\x31", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x81\x01\xcf\xff\xff\xff\xff\xff\xff\xff\xff", &m),
                      0);
     ck_assert_uint_eq(m.lease, UINT64_MAX);
 }
@@ -440,13 +440,13 @@ END_TEST
 START_TEST(values_beyond_their_bounds_are_refused)
 {
     struct crn_msg_pin pin;
-    ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x01\x13\x07\x82\x01\x01\x02\x01", 9, &pin),
+    ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x02\x13\x07\x82\x01\x01\x02\x01", 9, &pin),
                      0);
-    ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x01\x13\x07\x82\x01\x01\x02\x02", 9, &pin),
+    ck_assert_int_eq(crn_wire_decode(CRN_MSG_pin, "\x94\x02\x13\x07\x82\x01\x01\x02\x02", 9, &pin),
                      CAIRN_E_PROTO);
 
     /* HELLO with one more field: label (5, text up to 63), model (6, exactly 16 bytes) */
-    static const char hello[] = "\x94\x01\x01\x07\x83\x01\x01\x02\x01";
+    static const char hello[] = "\x94\x02\x01\x07\x83\x01\x01\x02\x01";
     struct crn_msg_hello m;
     uint8_t buf[128];
     memcpy(buf, hello, sizeof hello - 1);
@@ -496,10 +496,10 @@ START_TEST(containers_that_promise_too_much_allocate_nothing)
     ck_assert_int_eq(RELEASE("\xdf\x0f\xff\xff\xff", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\xdd\xff\xff\xff\xff", &m), CAIRN_E_PROTO);
     ck_assert_int_eq(RELEASE("\xdc\xff\xff", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\xdf\x80\x00\x00\x00", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xc6\xff\xff\xff\xff", &m),
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\xdf\x80\x00\x00\x00", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\x60\xc6\xff\xff\xff\xff", &m),
                      CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xdb\xff\xff\xff\xff", &m),
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\x60\xdb\xff\xff\xff\xff", &m),
                      CAIRN_E_PROTO);
     for (size_t i = 0; i < sizeof nested; i += 5)
         memcpy(nested + i, "\xdd\x01\x00\x00\x00", 5);
@@ -512,7 +512,7 @@ static int decode_nested(size_t n)
 {
     uint8_t buf[64];
     struct crn_msg_release m;
-    memcpy(buf, "\x94\x01\x05\x07\x82\x01\x09\x60", 8);
+    memcpy(buf, "\x94\x02\x05\x07\x82\x01\x09\x60", 8);
     memset(buf + 8, 0x91, n);
     buf[8 + n] = 0xc0;
     return decode_release(buf, 8 + n + 1, &m);
@@ -532,7 +532,7 @@ static int decode_lists(uint16_t first, uint16_t second)
     static uint8_t buf[CRN_MESSAGE_MAX];
     struct crn_msg_release m;
     size_t n = 7;
-    memcpy(buf, "\x94\x01\x05\x07\x83\x01\x09", n);
+    memcpy(buf, "\x94\x02\x05\x07\x83\x01\x09", n);
     for (uint8_t key = 0x60; key <= 0x61; key++) {
         uint16_t count = key == 0x60 ? first : second;
         buf[n++] = key;
@@ -557,10 +557,10 @@ START_TEST(extension_types_and_oversized_messages_are_refused)
 {
     static uint8_t big[CRN_MESSAGE_MAX + 16];
     struct crn_msg_release m;
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xd4\x01\x02", &m), CAIRN_E_PROTO);
-    ck_assert_int_eq(RELEASE("\x94\x01\x05\x07\x82\x01\x09\x60\xc7\x01\x01\x02", &m),
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\x60\xd4\x01\x02", &m), CAIRN_E_PROTO);
+    ck_assert_int_eq(RELEASE("\x94\x02\x05\x07\x82\x01\x09\x60\xc7\x01\x01\x02", &m),
                      CAIRN_E_PROTO);
-    static const char head[] = "\x94\x01\x05\x07\x82\x01\x09\x60\xc5\xff";
+    static const char head[] = "\x94\x02\x05\x07\x82\x01\x09\x60\xc5\xff";
     memcpy(big, head, sizeof head - 1);
     size_t n_head = sizeof head; /* and the low byte of the length */
     big[n_head - 1] = (uint8_t)(CRN_MESSAGE_MAX - n_head);

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LATER_MAX 64u /* contexts remembered for compressing */
 #define COMPRESS_PROMPT "\n\nRepeat the previous context exactly:\n\n"
 
 struct program {
@@ -237,13 +238,17 @@ static void add_states(struct program *p, const struct crn_ids *context)
         crn_log(CRN_LOG_WARN, "no states added: %s", cairn_strerror(status));
 }
 
-/* A context asked about twice in a row is remembered once. */
+/* Each context once; the oldest is given up when there are too many. */
 static void remember(struct program *p, const struct crn_ids *context)
 {
-    const struct crn_ids *last = p->n_later > 0 ? &p->later[p->n_later - 1] : NULL;
     size_t bytes = context->n * sizeof *context->ids;
-    if (last != NULL && last->n == context->n && memcmp(last->ids, context->ids, bytes) == 0)
-        return;
+    for (size_t i = 0; i < p->n_later; i++)
+        if (p->later[i].n == context->n && memcmp(p->later[i].ids, context->ids, bytes) == 0)
+            return;
+    if (p->n_later == LATER_MAX) {
+        crn_ids_free(&p->later[0]);
+        memmove(p->later, p->later + 1, --p->n_later * sizeof *p->later);
+    }
     struct crn_ids *grown = realloc(p->later, (p->n_later + 1) * sizeof *grown), copy = {0};
     copy.ids = grown != NULL ? malloc(bytes + 1) : NULL;
     p->later = grown != NULL ? grown : p->later;
@@ -256,7 +261,7 @@ static void remember(struct program *p, const struct crn_ids *context)
     p->later[p->n_later++] = copy;
 }
 
-/* Scoring an entry takes as long as a prefill: requests go first. busy: does one wait now? NULL: none does. */
+/* Scoring an entry takes as long as a prefill: requests go first. busy: does one wait now? NULL: do not ask. */
 static void compress_remembered(struct program *p, uint32_t (*busy)(void))
 {
     size_t done = 0;
@@ -377,7 +382,7 @@ static int usable(struct program *p, const struct crn_request *r)
 }
 
 /* Standard input, one by one: each line is answered before the next one is read, so that a caller
- * can wait for the answer. */
+ * can wait for the answer. Lines that came in one piece with another are not seen here. */
 static uint32_t input_waits(void)
 {
     struct pollfd input = {.fd = 0, .events = POLLIN};
@@ -415,6 +420,7 @@ static int answer_requests(struct program *p)
             n++;
         p->worker.reuse.waiting = (uint32_t)(requests.n - i - n);
         answer_group(p, first, n);
+        compress_remembered(p, NULL); /* nobody waits for the lines of a file */
     }
     if (status == 0)
         crn_requests_free(&requests);

@@ -351,11 +351,14 @@ static int parse_compress(struct crn_worker_options *o, const char *text)
         status = parse_compress_item(&o->compress, item, value);
     }
     const struct crn_compress *c = &o->compress;
-    if (status == 0 && (c->rule.keep > 0) + (c->bytes > 0) + (c->quality > 0) == 1)
+    int targets = (c->rule.keep > 0) + (c->bytes > 0) + (c->quality > 0), whole = c->rule.whole_first <= c->rule.whole_last;
+    int as_measured = strcmp(c->selector != NULL ? c->selector->name : "", "reread") == 0 && c->rule.budget == CRN_BUDGET_GLOBAL &&
+                      c->chunk == 0 && c->stride == 0 && !whole;
+    if (status == 0 && targets == 1 && !(c->bytes > 0 && whole) && (c->quality <= 0 || as_measured))
         return 0;
     fprintf(stderr,
             "cairn-worker: --compress %s: want keep=F, bytes=F or quality=F[,selector=NAME][,budget=NAME]"
-            "[,whole=A-B][,chunk=N][,stride=N][,i8]; selectors:",
+            "[,whole=A-B][,chunk=N][,stride=N][,i8] (quality: nothing but i8; bytes: no whole); selectors:",
             text);
     for (size_t i = 0; i < crn_n_selectors; i++)
         fprintf(stderr, " %s", crn_selectors[i].name);
