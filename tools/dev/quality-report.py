@@ -21,7 +21,11 @@ def load(name):
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        document = json.load(file)
+    if document.get("quality") == "agreement" and "tuned" not in document["own"]:
+        for point in [document["own"], *document["points"]]:  # written when intervals were those of exact match
+            point["low95"] = point["high95"] = None
+    return document
 
 
 def pairs(stage, kind=""):
@@ -71,6 +75,8 @@ def quality(document, point):
 
 
 def interval(point):
+    if point["low95"] is None:
+        return ""
     return f"{point['low95']:.3f} to {point['high95']:.3f}"
 
 
