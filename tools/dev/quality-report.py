@@ -454,7 +454,8 @@ def tuned_maps():
 
 A map that starts as the closed form and is moved by gradient descent through the run towards the receiver's own answers
 (`cairn profile --tune`, `tools/profile/tune.h`). The same size, the same cost when it is used. KL is that of the receiver's distributions
-after an own prefill and after the run, per token of an answer, on contexts to fit on that were held out:
+after an own prefill and after the run, per token of an answer, on contexts to fit on that were held out. Where it was no better there,
+the fitted map was kept, and "tuned" is the same map below:
 
 {table(heads, learnt)}
 On the tests' questions, beside the fitted map that it started as:
