@@ -73,7 +73,7 @@ static const struct crn_plan *choose(const struct judge *j, const struct crn_ent
         if (j->query->plan != 0 && p->rec.id != j->query->plan)
             continue;
         uint8_t reason = crn_match_fits(p, e, j->query);
-        uint32_t quality = crn_match_quality(p, e);
+        uint32_t quality = reason == CAIRN_REASON_PLAN ? crn_match_quality(p, e) : 0;
         if (reason == CAIRN_REASON_PLAN &&
             (best == NULL || (wants_cheap(j->query) ? p->rec.cost_ppm < best->rec.cost_ppm : quality > best_quality))) {
             best = p;

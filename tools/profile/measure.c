@@ -286,13 +286,14 @@ static int corners(struct job *j, struct crn_suffix_score *scores)
 
 /* ---- the receiver's own cache, cut ---- */
 
-static int own_cut(struct job *j, const struct crn_cut *cut, float *h, struct crn_suffix_score *scores)
+/* The questions' rows, h, from a layer on over a cut's payloads, and their scores; before [rows][hidden]: entering that layer. */
+static int finish(struct job *j, const struct crn_cut *cut, uint32_t from, const float *before, float *h, struct crn_suffix_score *scores)
 {
     int status = 0;
-    memcpy(h, j->suffix.embedded, suffix_bytes(j));
-    for (uint32_t l = 0; l < j->n_layers && status == 0; l++)
+    memcpy(h, before, suffix_bytes(j));
+    for (uint32_t l = from; l < j->n_layers && status == 0; l++)
         status = crn_suffix_layer(&j->suffix, l, cut->layers[l].spans, cut->layers[l].n_spans, h);
-    worked(j, j->n_layers);
+    worked(j, j->n_layers - from);
     return status != 0 ? status : crn_suffix_score(&j->suffix, h, scores);
 }
 
@@ -307,7 +308,7 @@ static int own_cuts(struct job *j, struct crn_suffix_score *scores)
         status = make_cuts(j, j->m->receiver, &j->own, cuts);
         fprintf(line.stream, "{\"context\":%u,\"corners\":[", j->index);
         for (uint32_t i = 0; i < n && status == 0; i++) {
-            status = own_cut(j, &cuts[i], h, scores);
+            status = finish(j, &cuts[i], 0, j->suffix.embedded, h, scores);
             fprintf(line.stream, "%s{", i > 0 ? "," : "");
             write_scores(line.stream, scores, j->suffix.n, j->suffix.reference != NULL);
             fprintf(line.stream, "}");
@@ -416,17 +417,6 @@ static int run_layers(struct job *j, struct run *r)
     return status;
 }
 
-static int finish_run(struct job *j, uint32_t setting, uint32_t from, const float *before, float *h,
-                      struct crn_suffix_score *scores)
-{
-    int status = 0;
-    memcpy(h, before, suffix_bytes(j));
-    for (uint32_t l = from; l < j->n_layers && status == 0; l++)
-        status = crn_suffix_layer(&j->suffix, l, j->cuts[setting].layers[l].spans, j->cuts[setting].layers[l].n_spans, h);
-    worked(j, j->n_layers - from);
-    return status != 0 ? status : crn_suffix_score(&j->suffix, h, scores);
-}
-
 static int ends_of(struct job *j, struct run *r, uint32_t setting, struct line *line, struct crn_suffix_score *scores)
 {
     float *before = malloc(suffix_bytes(j)), *h = malloc(suffix_bytes(j));
@@ -439,7 +429,7 @@ static int ends_of(struct job *j, struct run *r, uint32_t setting, struct line *
         worked(j, 1);
         if (status != 0 || !is_wanted(j, r->variant, r->first, b))
             continue;
-        status = finish_run(j, setting, b + 1, before, h, scores);
+        status = finish(j, &j->cuts[setting], b + 1, before, h, scores);
         if (status != 0)
             continue;
         fprintf(line->stream, "%s{\"last\":%u,\"setting\":%u,", line->n++ > 0 ? "," : "", b, setting);

@@ -31,7 +31,7 @@ struct program {
     struct crn_pool *pool;
     struct crn_worker_device device;
     struct crn_worker worker;
-    struct crn_ids *later; /* contexts whose entries are compressed when no request waits, oldest first */
+    struct crn_ids later[LATER_MAX]; /* contexts whose entries are compressed when no request waits, oldest first */
     size_t n_later;
     int failures;
 };
@@ -116,7 +116,6 @@ static int load(struct program *p)
 
 static void unload(struct program *p)
 {
-    free(p->later); /* emptied before */
     cairn_close(p->worker.client);
     crn_engine_free(&p->worker.engine);
     crn_tokenizer_destroy(p->tokenizer);
@@ -249,15 +248,12 @@ static void remember(struct program *p, const struct crn_ids *context)
         crn_ids_free(&p->later[0]);
         memmove(p->later, p->later + 1, --p->n_later * sizeof *p->later);
     }
-    struct crn_ids *grown = realloc(p->later, (p->n_later + 1) * sizeof *grown), copy = {0};
-    copy.ids = grown != NULL ? malloc(bytes + 1) : NULL;
-    p->later = grown != NULL ? grown : p->later;
+    struct crn_ids copy = {.ids = malloc(bytes + 1), .n = context->n, .room = context->n};
     if (copy.ids == NULL) {
         crn_log(CRN_LOG_WARN, "not compressed: %s", cairn_strerror(-ENOMEM));
         return;
     }
     memcpy(copy.ids, context->ids, bytes);
-    copy.n = copy.room = context->n;
     p->later[p->n_later++] = copy;
 }
 
