@@ -3,11 +3,13 @@
  * usage: selectors MODEL ADAPTER PLAN REQUESTS THREADS SPEC...
  *     MODEL     GGUF of the producer; ADAPTER makes the receiver of it; PLAN: JSON of the pair (run, state map)
  *     REQUESTS  JSON lines of tools/family/generate.py: {"context", "question", "answer"}
- *     SPEC      whole[:i8] | SELECTOR:BUDGET:KEEP[:cCHUNK][:sSTRIDE][:i8]
+ *     SPEC      whole[:i8] | SELECTOR:BUDGET:KEEP[:cCHUNK][:sSTRIDE][:hHEADS][:one][:i8]
+ *               BUDGET: a name, or shapes of the layers that are cut, as 0-4=0.1+5-9=1 (others: 1)
+ *               one: one set per layer, by the best score of its KV heads
  * The producer reads each context once, every selector scores it once, and the receiver recomputes its run once; a SPEC then costs
  * no more than the questions. Rows are cut and stored as the broker would (gathered f16, or int8 with the sinks wide). The layers
  * of the run are the receiver's own and whole; the kept share is that of the other layers.
- * Writes one JSON line per SPEC: sums over all questions, and seconds that scoring took per context. */
+ * Writes one JSON line per SPEC: sums over all questions, and seconds that scoring took per context, beside the producer's prefill. */
 #include "tools/plan_file.h"
 #include "tools/worker/chat.h"
 #include "tools/worker/decode.h"
@@ -30,8 +32,9 @@ struct spec {
     const char *text;
     const struct crn_selector *selector; /* NULL: whole */
     struct crn_sets_rule rule;
-    uint32_t chunk, stride;
-    int int8;
+    double weights[CAIRN_MAX_LAYERS]; /* of a budget that is given by layer */
+    uint32_t chunk, stride, heads;
+    int one, int8;
     /* results */
     uint32_t n, n_exact, n_contexts;
     double nll, share, bytes, score_s;
@@ -47,6 +50,7 @@ struct bench {
     struct crn_ids prompt;
     struct spec specs[MAX_SPECS];
     size_t n_specs;
+    double prefill_s; /* of all contexts */
 };
 
 static void need(int ok, const char *what)
@@ -71,19 +75,46 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* LAYERS=SHAPE, joined by +. */
+static void parse_shapes(struct spec *s, const char *text)
+{
+    for (uint32_t l = 0; l < CAIRN_MAX_LAYERS; l++)
+        s->weights[l] = 1;
+    for (const char *at = text; *at != '\0';) {
+        char *end;
+        unsigned long first = strtoul(at, &end, 10), last = *end == '-' ? strtoul(end + 1, &end, 10) : first;
+        need(*end == '=' && first <= last && last < CAIRN_MAX_LAYERS, text);
+        double shape = strtod(end + 1, &end);
+        need(shape > 0 && (*end == '+' || *end == '\0'), text);
+        for (unsigned long l = first; l <= last; l++)
+            s->weights[l] = shape;
+        at = *end == '+' ? end + 1 : end;
+    }
+    s->rule.weights = s->weights;
+}
+
+static void parse_budget(struct spec *s, const char *text)
+{
+    if (text[0] >= '0' && text[0] <= '9')
+        parse_shapes(s, text);
+    else
+        need(crn_budget_parse(text, &s->rule.budget) == 0, text);
+}
+
 static void parse_spec(struct bench *b, const char *text)
 {
     struct spec *s = &b->specs[b->n_specs++];
-    char copy[128], *save = NULL;
+    char copy[256], *save = NULL;
     need(b->n_specs < MAX_SPECS && strlen(text) < sizeof copy, text);
     memcpy(copy, text, strlen(text) + 1);
-    *s = (struct spec){.text = text, .rule = {1, CRN_BUDGET_GLOBAL, b->plan->put.plan.first, b->plan->put.plan.last}};
+    *s = (struct spec){.text = text, .rule = {1, CRN_BUDGET_GLOBAL, b->plan->put.plan.first, b->plan->put.plan.last, NULL}};
     char *part = strtok_r(copy, ":", &save);
     need(part != NULL, text);
     if (strcmp(part, "whole") != 0) {
         s->selector = crn_selector_named(part);
         part = strtok_r(NULL, ":", &save);
-        need(s->selector != NULL && part != NULL && crn_budget_parse(part, &s->rule.budget) == 0, text);
+        need(s->selector != NULL && part != NULL, text);
+        parse_budget(s, part);
         part = strtok_r(NULL, ":", &save);
         need(part != NULL, text);
         s->rule.keep = strtof(part, NULL);
@@ -95,6 +126,10 @@ static void parse_spec(struct bench *b, const char *text)
             s->chunk = (uint32_t)strtoul(part + 1, NULL, 10);
         else if (part[0] == 's')
             s->stride = (uint32_t)strtoul(part + 1, NULL, 10);
+        else if (part[0] == 'h')
+            s->heads = (uint32_t)strtoul(part + 1, NULL, 10);
+        else if (strcmp(part, "one") == 0)
+            s->one = 1;
         else
             need(0, text);
     }
@@ -197,7 +232,9 @@ static void open_context(struct bench *b, const struct crn_request *r, size_t n,
     need(crn_chat_context(&b->chat, r->context, r->context_bytes, &c->ids) == 0, "tokens");
     c->state = room(c->ids.n * e->weights->shape.hidden * sizeof *c->state);
     struct crn_prefill p = {.tokens = c->ids.ids, .n = (uint32_t)c->ids.n, .watch = &watch};
+    double begin = now_s();
     need(crn_cache_init(&c->whole, e->weights->shape.n_layers) == 0 && crn_prefill(e, &p, &c->whole, NULL) == 0, "prefill");
+    b->prefill_s += now_s() - begin;
     receiver_run(b, c);
     for (size_t i = 0; i < n; i++)
         question_ids(b, &r[i], c);
@@ -353,15 +390,31 @@ static void ask(struct bench *b, struct context *c, struct spec *s, const struct
 /* Scores are kept for the next SPEC, which mostly wants the same ones. */
 struct scored {
     const struct crn_selector *selector;
-    uint32_t chunk, stride;
+    uint32_t chunk, stride, heads;
+    int one;
     float *scores;
     double took_s;
 };
 
+/* Every KV head of a layer gets the best score of all. */
+static void make_one(const struct crn_model_shape *shape, uint32_t n, float *scores)
+{
+    uint32_t heads = shape->n_kv_heads;
+    for (size_t l = 0; l < shape->n_layers; l++)
+        for (uint32_t i = 0; i < n; i++) {
+            float *of = scores + l * heads * n + i, best = of[0];
+            for (uint32_t h = 1; h < heads; h++)
+                best = of[(size_t)h * n] > best ? of[(size_t)h * n] : best;
+            for (uint32_t h = 0; h < heads; h++)
+                of[(size_t)h * n] = best;
+        }
+}
+
 static void score(struct bench *b, struct context *c, const struct spec *s, struct scored *last)
 {
     const struct crn_model_shape *shape = &b->weights[0]->shape;
-    if (last->selector == s->selector && last->chunk == s->chunk && last->stride == s->stride)
+    if (last->selector == s->selector && last->chunk == s->chunk && last->stride == s->stride && last->heads == s->heads &&
+        last->one == s->one)
         return;
     struct crn_select select = {.e = &b->engine[0],
                                 .cache = &c->whole,
@@ -370,9 +423,10 @@ static void score(struct bench *b, struct context *c, const struct spec *s, stru
                                 .prompt = b->prompt.ids,
                                 .n_prompt = (uint32_t)b->prompt.n,
                                 .chunk = s->chunk,
-                                .stride = s->stride};
+                                .stride = s->stride,
+                                .heads = s->heads};
     free(last->scores);
-    *last = (struct scored){s->selector, s->chunk, s->stride,
+    *last = (struct scored){s->selector, s->chunk, s->stride, s->heads, s->one,
                             room((size_t)shape->n_layers * shape->n_kv_heads * c->ids.n * sizeof *last->scores), 0};
     double begin = now_s();
     if (s->selector != NULL)
@@ -380,6 +434,8 @@ static void score(struct bench *b, struct context *c, const struct spec *s, stru
     else
         crn_select_fill(last->scores, (size_t)shape->n_layers * shape->n_kv_heads * c->ids.n, 0);
     last->took_s = now_s() - begin;
+    if (s->one)
+        make_one(shape, (uint32_t)c->ids.n, last->scores);
 }
 
 static void measure(struct bench *b, const struct crn_request *r, size_t n)
@@ -405,12 +461,12 @@ static void measure(struct bench *b, const struct crn_request *r, size_t n)
     close_context(b, &c);
 }
 
-static void print(const struct spec *s)
+static void print(const struct bench *b, const struct spec *s)
 {
     printf("{\"spec\": \"%s\", \"questions\": %u, \"contexts\": %u, \"exact\": %u, \"nll\": %.5f, \"share\": %.5f, "
-           "\"bytes_per_context\": %.0f, \"score_s\": %.3f, \"each\": \"%s\"}\n",
+           "\"bytes_per_context\": %.0f, \"score_s\": %.3f, \"prefill_s\": %.3f, \"each\": \"%s\"}\n",
            s->text, s->n, s->n_contexts, s->n_exact, s->nll / s->n, s->share / s->n_contexts, s->bytes / s->n_contexts,
-           s->score_s / s->n_contexts, s->exact);
+           s->score_s / s->n_contexts, b->prefill_s / s->n_contexts, s->exact);
 }
 
 static void load(struct bench *b, char **argv)
@@ -449,6 +505,6 @@ int main(int argc, char **argv)
         fprintf(stderr, "%zu of %zu questions\n", i + n, requests.n);
     }
     for (size_t i = 0; i < b.n_specs; i++)
-        print(&b.specs[i]);
+        print(&b, &b.specs[i]);
     return 0;
 }

@@ -43,7 +43,7 @@ START_TEST(one_threshold_keeps_the_share_asked_for_to_the_token)
 {
     static const uint32_t levels[] = {100000, 4, 1};
     for (size_t i = 0; i < 3; i++) {
-        struct crn_sets_rule rule = {0.25f, CRN_BUDGET_GLOBAL, 1, 0};
+        struct crn_sets_rule rule = {0.25f, CRN_BUDGET_GLOBAL, 1, 0, NULL};
         struct crn_sets sets;
         float *scores = random_scores(7, levels[i]);
         uint32_t kept = 0;
@@ -63,7 +63,7 @@ END_TEST
 
 START_TEST(what_is_kept_has_the_best_scores)
 {
-    struct crn_sets_rule rule = {0.4f, CRN_BUDGET_GLOBAL, 1, 0};
+    struct crn_sets_rule rule = {0.4f, CRN_BUDGET_GLOBAL, 1, 0, NULL};
     struct crn_sets sets;
     float *scores = random_scores(11, 100000), least = INFINITY, best_lost = -INFINITY;
     ck_assert_int_eq(crn_sets_choose(&rule, scores, SETS_L, SETS_G, SETS_N, &sets), 0);
@@ -92,7 +92,7 @@ static const enum crn_budget shaped[] = {CRN_BUDGET_UNIFORM, CRN_BUDGET_LINEAR, 
 START_TEST(shares_have_the_shape_of_their_budget_and_the_mean_asked_for)
 {
     for (int k = 2; k <= 9; k++) {
-        struct crn_sets_rule rule = {0.1f * (float)k, shaped[_i], 5, 7};
+        struct crn_sets_rule rule = {0.1f * (float)k, shaped[_i], 5, 7, NULL};
         double share[SETS_L], sum = 0, before = 1;
         crn_sets_shares(&rule, SETS_L, share);
         for (uint32_t l = 0; l < SETS_L; l++) {
@@ -112,9 +112,38 @@ START_TEST(shares_have_the_shape_of_their_budget_and_the_mean_asked_for)
 }
 END_TEST
 
+/* Heads of one layer share its threshold, so that one of them may keep more than the other. */
+START_TEST(shares_given_by_layer_are_followed_and_divided_within_a_layer)
+{
+    double weights[SETS_L];
+    struct crn_sets_rule rule = {.keep = 0.4f, .whole_first = 5, .whole_last = 7, .weights = weights};
+    struct crn_sets sets;
+    float *scores = random_scores(13, 100000);
+    uint32_t uneven = 0;
+    for (uint32_t l = 0; l < SETS_L; l++)
+        weights[l] = l == 2 ? 1e6 : l == 9 ? 2 : 1;
+    ck_assert_int_eq(crn_sets_choose(&rule, scores, SETS_L, SETS_G, SETS_N, &sets), 0);
+    double of[SETS_L] = {0}, sum = 0;
+    for (uint32_t l = 0; l < SETS_L; l++)
+        for (uint32_t h = 0; h < SETS_G; h++) {
+            check_set(&sets, l, h);
+            uneven += h > 0 && sets.counts[l * SETS_G + h] != sets.counts[l * SETS_G];
+            of[l] += (double)sets.counts[l * SETS_G + h] / (SETS_G * SETS_N);
+            sum += l >= 5 && l <= 7 ? 0 : (double)sets.counts[l * SETS_G + h];
+        }
+    ck_assert_double_eq_tol(sum / ((SETS_L - 3) * SETS_G * SETS_N), 0.4, 0.002);
+    ck_assert_double_eq_tol(of[2], 1, 1e-9);
+    ck_assert_double_eq_tol(of[6], 1, 1e-9);
+    ck_assert_double_eq_tol(of[9], 2 * of[8], 0.005);
+    ck_assert_uint_gt(uneven, 0);
+    crn_sets_free(&sets);
+    free(scores);
+}
+END_TEST
+
 START_TEST(layers_left_whole_keep_everything_and_do_not_count)
 {
-    struct crn_sets_rule rule = {0.3f, CRN_BUDGET_GLOBAL, 5, 7};
+    struct crn_sets_rule rule = {0.3f, CRN_BUDGET_GLOBAL, 5, 7, NULL};
     struct crn_sets sets;
     float *scores = random_scores(3, 100000);
     uint32_t kept = 0;
@@ -138,7 +167,7 @@ START_TEST(impossible_rules_are_refused)
     float score = 1;
     struct crn_sets sets;
     enum crn_budget budget;
-    struct crn_sets_rule none = {0, CRN_BUDGET_GLOBAL, 1, 0}, all = {1, CRN_BUDGET_GLOBAL, 1, 0};
+    struct crn_sets_rule none = {0, CRN_BUDGET_GLOBAL, 1, 0, NULL}, all = {1, CRN_BUDGET_GLOBAL, 1, 0, NULL};
     ck_assert_int_eq(crn_sets_choose(&none, &score, 1, 1, 1, &sets), CAIRN_E_ARG);
     ck_assert_int_eq(crn_sets_choose(&all, &score, 1, 1, 0, &sets), CAIRN_E_ARG);
     ck_assert_int_eq(crn_sets_choose(&all, &score, 1, 1, 1, &sets), 0);
@@ -222,7 +251,7 @@ static void scene_close(struct scene *s)
 /* Share of the kept tokens that two score tables agree on, at a half. */
 static double agreement(const float *a, const float *b)
 {
-    struct crn_sets_rule rule = {0.5f, CRN_BUDGET_UNIFORM, 1, 0};
+    struct crn_sets_rule rule = {0.5f, CRN_BUDGET_UNIFORM, 1, 0, NULL};
     struct crn_sets x, y;
     double same = 0, all = 0;
     ck_assert_int_eq(crn_sets_choose(&rule, a, 3, 2, TOKENS, &x), 0);
@@ -319,11 +348,37 @@ START_TEST(rereading_in_one_chunk_is_rereading_and_in_small_ones_nearly)
 }
 END_TEST
 
+/* Of two query heads one is looked at: where it drew the most attention the score is the same, elsewhere less. */
+START_TEST(rereading_with_some_heads_never_scores_higher_than_with_all)
+{
+    struct scene s;
+    uint32_t same = 0, seen = 0;
+    scene_open(&s, 0);
+    float *all = score(&s, "reread");
+    s.select.heads = 2;
+    float *both = score(&s, "reread");
+    ck_assert_mem_eq(all, both, s.n_scores * sizeof *all);
+    s.select.heads = 1;
+    float *one = score(&s, "reread");
+    for (size_t i = 0; i < s.n_scores; i++) {
+        ck_assert_float_le(one[i], all[i] * 1.00001f);
+        same += one[i] >= all[i] * 0.99999f;
+        seen++;
+    }
+    ck_assert_uint_gt(same, seen / 4);
+    ck_assert_uint_lt(same, seen * 3 / 4);
+    free(all);
+    free(both);
+    free(one);
+    scene_close(&s);
+}
+END_TEST
+
 START_TEST(contexts_shorter_than_a_window_are_kept_whole)
 {
     struct scene s;
     struct crn_sets sets;
-    struct crn_sets_rule rule = {0.5f, CRN_BUDGET_GLOBAL, 1, 0};
+    struct crn_sets_rule rule = {0.5f, CRN_BUDGET_GLOBAL, 1, 0, NULL};
     scene_open(&s, 0);
     crn_cache_free(&s.cache);
     struct crn_prefill p = {.tokens = s.tokens, .n = 18};
@@ -348,12 +403,14 @@ int main(void)
         RUN_TEST(one_threshold_keeps_the_share_asked_for_to_the_token),
         RUN_TEST(what_is_kept_has_the_best_scores),
         RUN_LOOP(shares_have_the_shape_of_their_budget_and_the_mean_asked_for, 4),
+        RUN_TEST(shares_given_by_layer_are_followed_and_divided_within_a_layer),
         RUN_TEST(layers_left_whole_keep_everything_and_do_not_count),
         RUN_TEST(impossible_rules_are_refused),
         RUN_TEST(every_selector_scores_whole_and_int8_entries_nearly_alike),
         RUN_TEST(attention_sums_add_up_to_one_per_query),
         RUN_TEST(norms_are_those_of_the_rows),
         RUN_TEST(rereading_in_one_chunk_is_rereading_and_in_small_ones_nearly),
+        RUN_TEST(rereading_with_some_heads_never_scores_higher_than_with_all),
         RUN_TEST(contexts_shorter_than_a_window_are_kept_whole),
     };
     return run_suite("worker_selectors", tests, sizeof tests / sizeof *tests);

@@ -69,6 +69,7 @@ def detail(member, lines):
     found = by_spec(lines)
     whole = found["whole"]["bytes_per_context"]
     wanted = ["whole", "whole:i8"] + [f"reread:global:{k}{i8}" for k in KEEPS for i8 in ("", ":i8")]
+    wanted += [f"{selector}:global:0.4{i8}" for selector in SELECTORS[1:] for i8 in ("", ":i8")]
     return [[member, f"`{name}`", str(found[name]["questions"]), f"{found[name]['exact'] / found[name]['questions']:.3f}",
              spread(found[name]), f"{found[name]['nll']:.4f}", f"{found[name]['bytes_per_context'] / whole:.1%}"]
             for name in wanted if name in found]
@@ -77,16 +78,24 @@ def detail(member, lines):
 def cost(member, lines):
     """Seconds are of a machine with other work on it: they compare within a member's run only."""
     found = by_spec(lines)
-    base = found["reread:global:0.25"]["score_s"]
     rows = []
-    for how in ("", ":c256", ":c128", ":s2", ":s4", ":c256:s2"):
-        cells = [found.get(f"reread:global:{keep}{how}") for keep in (0.4, 0.25)]
+    for selector, how in [("reread", how) for how in ("", ":h1", ":c256", ":c128", ":s2", ":s4", ":c256:s2")] + [(s, "") for s in SELECTORS[1:]]:
+        cells = [found.get(f"{selector}:global:{keep}{how}") for keep in (0.4, 0.25)]
         if any(cells):
-            rows.append([member, f"`reread{how}`", f"{next(c for c in cells if c)['score_s'] / base:.2f}", *(cell(c) for c in cells)])
-    for selector in SELECTORS[1:]:
-        cells = [found.get(f"{selector}:global:{keep}") for keep in (0.4, 0.25)]
-        if any(cells):
-            rows.append([member, f"`{selector}`", f"{next(c for c in cells if c)['score_s'] / base:.2f}", *(cell(c) for c in cells)])
+            one = next(c for c in cells if c)
+            rows.append([member, f"`{selector}{how}`", f"{one['score_s']:.2f}", f"{one['score_s'] / one['prefill_s']:.2f}", *(cell(c) for c in cells)])
+    return rows
+
+
+def one_set(member, lines):
+    """Sets per KV head beside one set per layer."""
+    found = by_spec(lines)
+    rows = []
+    for budget in ("global", "uniform"):
+        for how, name in (("", "each KV head its own"), (":one", "one per layer")):
+            cells = [found.get(f"reread:{budget}:{keep}{how}") for keep in KEEPS[1:]]
+            if any(cells):
+                rows.append([member, budget, name, str(questions(lines)), *(cell(c) for c in cells)])
     return rows
 
 
@@ -112,8 +121,7 @@ def selectors():
     if not measured:
         return ""
     rows = {part.__name__: [row for member, (_, lines) in measured.items() for row in part(member, lines)]
-            for part in (matrix, detail)}
-    most = max(measured, key=lambda member: questions(measured[member][1]))
+            for part in (matrix, detail, one_set, cost)}
     return f"""## Selectors on equal bytes
 
 Base's cache, the receiver's run mapped, private and whole, all other layers cut after publishing, blind to the questions
@@ -126,10 +134,50 @@ Re-reading with one threshold, and int8 on top (K per channel in blocks of 64 to
 of the attached layers, over whole f16:
 
 {table(["receiver", "setting", ">questions", ">exact match", "95 % interval", ">nll", ">bytes"], rows["detail"])}
-What scoring costs, in units of one whole re-reading (wall clock beside other work, so roughly), and what cheaper ones lose: `cN` reads N
-tokens at a time, `sN` every N-th token.
+Whether each KV head needs a set of its own (method.md 5.2 asks): the layer's one set has the best score of its heads.
 
-{table(["receiver", "selector", ">cost", ">40 % kept", ">25 % kept"], cost(most, measured[most][1]))}
+{table(["receiver", "budget", "sets", ">questions", *(f">{k:.0%} kept" for k in KEEPS[1:])], rows["one_set"])}
+What scoring costs, in seconds per context and as a share of the producer's prefill (wall clock, contexts of about 750 tokens), and what
+cheaper ones lose: `cN` reads N tokens at a time, `sN` every N-th token, `hN` looks at N of the 3 query heads of each KV head.
+
+{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], rows["cost"])}
+{"".join(source(given) for given, _ in measured.values())}"""
+
+
+def budget_rows(member, given, lines):
+    found = by_spec(lines)
+    rows = [[member, "whole", "", str(questions(lines)), cell(found["whole"]), ""]]
+    for budget in given["budgets"]:
+        ours, threshold = found[budget["spec"]], found[f"reread:global:{budget['keep']}"]
+        shape = ", ".join(f"{first}-{end - 1}: {share:.0%}" for (first, end), share in zip(given["groups"], budget["shares"]))
+        rows.append([member, f"{budget['keep']:.0%}", shape, str(ours["questions"]), cell(threshold), cell(ours)])
+    return rows
+
+
+def budget_losses(member, given):
+    """nll over that of the whole cache when one group alone is cut."""
+    loss = {(i, level): x for i, level, x in given["loss"]}
+    levels = sorted({level for _, level in loss}, reverse=True)
+    return [[member, f"{first}-{end - 1}", *(f"{loss[i, level]:+.4f}" for level in levels)] for i, (first, end) in enumerate(given["groups"])], levels
+
+
+def budgets():
+    measured = {member: load(f"budgets-{member}") for member in MEMBERS}
+    measured = {member: data for member, data in measured.items() if data is not None}
+    if not measured:
+        return ""
+    losses = [budget_losses(member, given) for member, (given, _) in measured.items()]
+    rows = [row for member, (given, lines) in measured.items() for row in budget_rows(member, given, lines)]
+    return f"""## Budgets of layers by measured sensitivity
+
+Method.md 5.3: how many tokens each group of layers needs is measured, and does that do better than one threshold over all layers?
+(`compare_selectors.py MEMBER --budgets`; tokens by re-reading.) What is lost when one group alone is cut to a share of its tokens, nll over that of the whole cache:
+
+{table(["receiver", "layers", *(f">{level:.0%}" for level in losses[0][1])], [row for found, _ in losses for row in found])}
+The budget that gives the most tokens back per nll, beside one threshold with equally many, on contexts that it was not found on. Budgets
+are by group, heads of one layer share a threshold; groups' shares are scaled to the same mean:
+
+{table(["receiver", "kept", "budget found", ">questions", ">one threshold", ">budget"], rows)}
 {"".join(source(given) for given, _ in measured.values())}"""
 
 
@@ -152,7 +200,7 @@ earlier ones; nll is that of the full cache's tokens; rows are those of the ques
 
 
 def main():
-    parts = [part for part in (selectors(), generation()) if part]
+    parts = [part for part in (selectors(), budgets(), generation()) if part]
     if parts:
         with open(os.path.join(DATA, "selectors.md"), "w", encoding="utf-8") as file:
             file.write("\n".join(parts).rstrip() + "\n")

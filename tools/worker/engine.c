@@ -260,6 +260,42 @@ static int score_there(struct crn_engine *e, struct crn_scores *request, float *
     return status != 0 ? status : crn_memory_get(&e->exec, out, there, keys * sizeof(float));
 }
 
+/* Rows index [n] (on the host) of row_bytes each, there. */
+static int gather_rows(struct crn_engine *e, const void *rows, uint32_t n_rows, size_t row_bytes,
+                       const uint32_t *index, uint32_t n, void *out_rows)
+{
+    const uint32_t *at = index;
+    if (crn_memory_apart(&e->exec)) {
+        int status = there_for(e, &e->results, n * sizeof *index);
+        if (status == 0)
+            status = crn_memory_put(&e->exec, e->results.at, index, n * sizeof *index);
+        if (status != 0)
+            return status;
+        at = e->results.at;
+    }
+    return e->ops->gather(&e->exec, rows, n_rows, row_bytes, at, n, out_rows);
+}
+
+/* Queries of a slice of the batch, of some heads only: they take the place of what attention left, which nobody reads any more.
+ * Which heads of a group these are changes from layer to layer. */
+static int sample_heads(struct crn_engine *e, const struct crn_layer_call *call,
+                        const struct crn_score_call *sc, const struct scratch *s)
+{
+    const struct crn_model_shape *shape = &e->weights->shape;
+    uint32_t group = shape->n_heads / shape->n_kv_heads, n = sc->q_end - sc->q_begin, at = 0;
+    uint32_t *index = malloc((size_t)n * shape->n_kv_heads * sc->heads * sizeof *index);
+    if (index == NULL)
+        return -ENOMEM;
+    for (uint32_t row = sc->q_begin; row < sc->q_end; row++)
+        for (uint32_t g = 0; g < shape->n_kv_heads; g++)
+            for (uint32_t i = 0; i < sc->heads; i++)
+                index[at++] = row * shape->n_heads + g * group + (call->layer + i) % group;
+    int status = gather_rows(e, s->q, call->n * shape->n_heads, shape->head_dim * sizeof *s->q, index,
+                             at, s->att);
+    free(index);
+    return status;
+}
+
 /* Queries are a slice of the batch: their rows move to the front, and spans are cut to them. */
 static int score(struct crn_engine *e, const struct crn_layer_call *call,
                  const struct crn_score_call *sc, const struct scratch *s)
@@ -276,11 +312,12 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
         spans[i].q_begin = begin < end ? begin - sc->q_begin : 0;
         spans[i].q_end = begin < end ? end - sc->q_begin : 0;
     }
+    int some = sc->heads > 0 && sc->heads < shape->n_heads / shape->n_kv_heads;
     struct crn_scores request = {
-        .attention = {.q = s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
+        .attention = {.q = some ? s->att : s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
                       .q_pos = s->pos + sc->q_begin,
                       .n_q = sc->q_end - sc->q_begin,
-                      .n_heads = shape->n_heads,
+                      .n_heads = some ? sc->heads * shape->n_kv_heads : shape->n_heads,
                       .n_kv_heads = shape->n_kv_heads,
                       .head_dim = shape->head_dim,
                       .scale = 1.0f / sqrtf((float)shape->head_dim),
@@ -290,7 +327,9 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
         .reduce = sc->reduce,
         .q_weight = sc->q_weight,
     };
-    int status = crn_memory_apart(&e->exec) ? score_there(e, &request, sc->out)
+    int status = some ? sample_heads(e, call, sc, s) : 0;
+    if (status == 0)
+        status = crn_memory_apart(&e->exec) ? score_there(e, &request, sc->out)
                                             : e->ops->scores(&e->exec, &request, sc->out);
     free(spans);
     return status;
@@ -336,22 +375,6 @@ int crn_engine_layer(struct crn_engine *e, const struct crn_layer_call *call)
     for (uint32_t i = 0; i < call->n_scores && status == 0; i++)
         status = score(e, call, &call->scores[i], &s);
     return status != 0 ? status : mlp(e, call, &s);
-}
-
-/* Rows index [n] (on the host) of row_bytes each, there. */
-static int gather_rows(struct crn_engine *e, const void *rows, uint32_t n_rows, size_t row_bytes,
-                       const uint32_t *index, uint32_t n, void *out_rows)
-{
-    const uint32_t *at = index;
-    if (crn_memory_apart(&e->exec)) {
-        int status = there_for(e, &e->results, n * sizeof *index);
-        if (status == 0)
-            status = crn_memory_put(&e->exec, e->results.at, index, n * sizeof *index);
-        if (status != 0)
-            return status;
-        at = e->results.at;
-    }
-    return e->ops->gather(&e->exec, rows, n_rows, row_bytes, at, n, out_rows);
 }
 
 int crn_engine_rows(struct crn_engine *e, const float *rows, uint32_t n_rows, const uint32_t *index,

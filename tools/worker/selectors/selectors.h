@@ -24,6 +24,7 @@ struct crn_select {
     uint32_t n_prompt;
     uint32_t chunk;  /* re-reading: tokens read again at a time, 0: all at once */
     uint32_t stride; /* re-reading: every stride-th token is read again; 0 or 1: all */
+    uint32_t heads;  /* re-reading: of the query heads that share a KV head, how many count; 0: all */
 };
 
 /* out_scores [L][G][n]: more is better; any scale that is the same for all layers and heads. What
@@ -63,6 +64,8 @@ struct crn_sets_rule {
     enum crn_budget budget;
     uint32_t whole_first,
         whole_last; /* layers left as they are, both included; first > last: none */
+    const double *weights; /* [n_layers] or NULL: the shape that a layer's share follows instead of
+                              the budget's; heads of one layer then share a threshold */
 };
 
 /* "global", "uniform", "linear", "cosine", "delayed". CAIRN_E_ARG */

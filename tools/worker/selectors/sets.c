@@ -1,6 +1,6 @@
 /* From scores to sets. One function cuts a group of sets to a number of tokens with one threshold;
  * a budget says what a group is: all sets of all layers (GLOBAL), or each head of each layer by
- * itself, with a share that depends on the layer. */
+ * itself, with a share that depends on the layer; with weights, the heads of a layer. */
 #include "tools/worker/selectors/selectors.h"
 
 #include <errno.h>
@@ -40,9 +40,16 @@ static int is_cut(const struct crn_sets_rule *r, uint32_t layer)
     return layer < r->whole_first || layer > r->whole_last;
 }
 
+static int is_global(const struct crn_sets_rule *r)
+{
+    return r->budget == CRN_BUDGET_GLOBAL && r->weights == NULL;
+}
+
 static double weight_of(const struct crn_sets_rule *r, uint32_t layer, uint32_t n_layers)
 {
     double depth = n_layers > 1 ? (double)layer / (n_layers - 1) : 0;
+    if (r->weights != NULL)
+        return r->weights[layer];
     switch (r->budget) {
     case CRN_BUDGET_LINEAR:
         return 1 - (1 - LINEAR_LAST) * depth;
@@ -193,11 +200,14 @@ static int cut_layers(const struct crn_sets_rule *r, const double *share, const 
             list_layer(s, scores, layer, l);
         else
             keep_all(s, layer);
-        for (size_t i = 0; i < l->n && r->budget != CRN_BUDGET_GLOBAL && status == 0; i++) {
-            struct group one = {l->scores + i, l->index + i, l->counts + i, 1, s->n};
-            status = cut(&one, rounded(share[layer], s->n));
+        if (is_global(r))
+            continue;
+        size_t together = r->weights != NULL ? s->n_heads : 1;
+        for (size_t i = 0; i < l->n && status == 0; i += together) {
+            struct group one = {l->scores + i, l->index + i, l->counts + i, together, s->n};
+            status = cut(&one, rounded(share[layer], together * s->n));
         }
-        l->n = r->budget != CRN_BUDGET_GLOBAL ? 0 : l->n;
+        l->n = 0;
     }
     struct group all = {l->scores, l->index, l->counts, l->n, s->n};
     return status == 0 && l->n > 0 ? cut(&all, rounded((double)r->keep, l->n * s->n)) : status;
