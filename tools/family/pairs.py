@@ -27,6 +27,7 @@ import generate
 DATA = os.path.join(evaluate.ROOT, "docs", "data", "quality")
 MEMBERS = ("base", "finder", "clerk")
 FIT = {"seed": 501, "part": "1/3", "contexts": 64, "questions": 6}
+LONG = {"seed": 506, "part": "1/3", "contexts": 0, "questions": 12, "tokens": 2400}  # to fit on, too, when asked for
 STAGES = {  # seed and part of the prose of what is measured; contexts and questions of each by default
     "maps": {"seed": 504, "part": "2/3", "contexts": 20, "questions": 12},
     "profile": {"seed": 502, "part": "2/3", "contexts": 24, "questions": 6},
@@ -44,6 +45,7 @@ def parse_arguments():
     parser.add_argument("--contexts", type=generate.positive, help="measure on the first N contexts")
     parser.add_argument("--questions", type=generate.positive, help="of each context")
     parser.add_argument("--fit-contexts", type=generate.positive, default=FIT["contexts"], help="contexts to fit maps on, default %(default)s")
+    parser.add_argument("--fit-long", type=int, default=LONG["contexts"], metavar="N", help=f"and N contexts of {LONG['tokens']} tokens")
     parser.add_argument("--plans", metavar="DIR", help="write the plans of the frontier there")
     parser.add_argument("--run-of-profile", metavar="A-B", help="test this run with the maps that the pair's profile made: tuned, and fitted")
     parser.add_argument("--question", metavar="NAME", help="keep what comes out as STAGE-PRODUCER-RECEIVER-NAME, beside the pair's own")
@@ -52,16 +54,25 @@ def parse_arguments():
     return parser.parse_known_args()
 
 
-def write_requests(path, member, stage, questions, answers, contexts=None):
-    """The same options give the same bytes, on the same documentation. Returns where the prose is from."""
-    options = ["--member", member, "--contexts", str(contexts or stage["contexts"]), "--questions", str(questions),
-               "--seed", str(stage["seed"]), "--part", stage["part"]]
-    pool, source = generate.find_prose(stage.get("prose"), 100)
-    lines = generate.generate(generate.parse_arguments(options), pool)
+def write_requests(path, member, stages, answers):
+    """The same stages give the same bytes, on the same documentation. Returns where the prose of the last is from."""
+    lines = []
+    for stage in stages:
+        options = ["--member", member, "--contexts", str(stage["contexts"]), "--questions", str(stage["questions"]),
+                   "--seed", str(stage["seed"]), "--part", stage["part"]]
+        if "tokens" in stage:
+            options += ["--tokens", str(stage["tokens"])]
+        pool, source = generate.find_prose(stage.get("prose"), 100)
+        lines += generate.generate(generate.parse_arguments(options), pool)
     if not answers:
         lines = [{key: value for key, value in line.items() if key != "answer"} for line in lines]
     evaluate.write_lines(path, lines)
     return source
+
+
+def stages_of_fit(arguments):
+    short = [{**FIT, "contexts": arguments.fit_contexts}]
+    return short + ([{**LONG, "contexts": arguments.fit_long}] if arguments.fit_long else [])
 
 
 def read_lines(path):
@@ -131,8 +142,8 @@ def main():
     os.makedirs(os.path.join(arguments.work, "states"), exist_ok=True)
     fit = os.path.join(arguments.work, f"fit-{arguments.receiver}.jsonl")
     requests = os.path.join(arguments.work, f"{arguments.stage}-{arguments.receiver}-{questions}.jsonl")
-    write_requests(fit, asked, FIT, FIT["questions"], arguments.receiver != "base", arguments.fit_contexts)
-    source = write_requests(requests, asked, stage, questions, arguments.receiver != "base")
+    write_requests(fit, asked, stages_of_fit(arguments), arguments.receiver != "base")
+    source = write_requests(requests, asked, [{**stage, "questions": questions}], arguments.receiver != "base")
     name = "-".join([arguments.stage, arguments.producer, arguments.receiver] + ([arguments.question] if arguments.question else []))
     out, kept = os.path.join(arguments.work, name), os.path.join(DATA, f"{name}.json")
     command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", model_of(arguments, arguments.producer),
