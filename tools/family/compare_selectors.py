@@ -5,6 +5,7 @@
 
 --budgets finds how many tokens each group of layers needs (method.md 5.3): each group is cut alone, then always that group is cut
 next which costs least nll per token, and the budgets found so are measured beside one threshold on contexts of another seed.
+--long compares ways to re-read only, on contexts of 3,000 tokens, where reading again costs most.
 """
 import argparse
 import hashlib
@@ -23,6 +24,8 @@ SELECTORS = ("reread", "window", "snap", "attention", "expected", "key-norm", "v
 KEEPS = ("0.8", "0.6", "0.4", "0.25")
 LEVELS = (1.0, 0.6, 0.4, 0.25, 0.1)  # of a group of layers that is cut alone
 GROUP = 3  # layers
+LONG_TOKENS = 3000
+LONG = ("whole", *(f"reread:global:{k}{how}" for how in ("", ":c1024", ":c512", ":c256", ":h1", ":c512:h1") for k in ("0.4", "0.25")))
 RULES = ("full", "on", "rho=0.4", "g=1,c=0.5")
 
 
@@ -46,6 +49,7 @@ def parse_arguments():
     parser.add_argument("what", choices=(*tasks.MEMBERS, "generate"))
     parser.add_argument("--contexts", type=generate.positive, default=10)
     parser.add_argument("--questions", type=generate.positive, default=6, help="of each context, default 6")
+    parser.add_argument("--long", action="store_true", help="ways to re-read long contexts, instead of comparing selectors")
     parser.add_argument("--budgets", action="store_true", help="find budgets of layers, instead of comparing selectors")
     parser.add_argument("--tokens", type=generate.positive, default=512, help="generate: of each answer, default 512")
     parser.add_argument("--seed", type=int, default=7)
@@ -55,16 +59,16 @@ def parse_arguments():
     parser.add_argument("--threads", type=generate.positive, default=os.cpu_count())
     parser.add_argument("--output", metavar="FILE", help="default: docs/data/quality/NAME.jsonl")
     arguments = parser.parse_args()
-    if arguments.budgets and arguments.what == "generate":
-        parser.error("--budgets are those of a receiver")
+    if (arguments.budgets or arguments.long) and arguments.what == "generate":
+        parser.error("--budgets and --long are about a receiver")
     return arguments
 
 
 def generated(arguments, seed):
     """Requests as bytes, and what they are made of."""
     member = "finder" if arguments.what == "generate" else arguments.what
-    made = generate.parse_arguments(["--member", member, "--contexts", str(arguments.contexts), "--questions",
-                                     str(arguments.questions), "--seed", str(seed)])
+    made = generate.parse_arguments(["--member", member, "--contexts", str(arguments.contexts), "--questions", str(arguments.questions),
+                                     "--seed", str(seed), *(["--tokens", str(LONG_TOKENS)] if arguments.long else [])])
     pool, source = generate.find_prose(arguments.prose, 100)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in generate.generate(made, pool)).encode()
     return text, {"member": member, "contexts": arguments.contexts, "questions": arguments.questions, "seed": seed,
@@ -154,16 +158,18 @@ def budgets(arguments):
 def compared(arguments):
     text, given = generated(arguments, arguments.seed)
     if arguments.what == "generate":
-        command = [os.path.join(arguments.bench, "gen_pyramid"), arguments.model, None, str(arguments.tokens), str(arguments.threads), *RULES]
+        program = os.path.join(arguments.bench, "gen_pyramid")
+        command = [program, arguments.model, None, str(arguments.tokens), str(arguments.threads), *RULES]
     else:
-        command = selectors(arguments, specs())
+        command = selectors(arguments, LONG if arguments.long else specs())
     return given, measured(command, text)
 
 
 def main():
     arguments = parse_arguments()
     given, lines = budgets(arguments) if arguments.budgets else compared(arguments)
-    name = "gen-pyramid" if arguments.what == "generate" else f"{'budgets' if arguments.budgets else 'selectors'}-{arguments.what}"
+    kind = "budgets" if arguments.budgets else "long" if arguments.long else "selectors"
+    name = "gen-pyramid" if arguments.what == "generate" else f"{kind}-{arguments.what}"
     os.makedirs(DATA, exist_ok=True)
     with open(arguments.output or os.path.join(DATA, f"{name}.jsonl"), "w", encoding="utf-8") as file:
         file.write(json.dumps({"input": given}) + "\n" + lines)

@@ -15,10 +15,10 @@
 #include "kernels/pool.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LATER_MAX 64u /* contexts remembered for compressing */
 #define COMPRESS_PROMPT "\n\nRepeat the previous context exactly:\n\n"
@@ -257,11 +257,11 @@ static void remember(struct program *p, const struct crn_ids *context)
     p->later[p->n_later++] = copy;
 }
 
-/* Scoring an entry takes as long as a prefill: requests go first. busy: does one wait now? NULL: do not ask. */
-static void compress_remembered(struct program *p, uint32_t (*busy)(void))
+/* Scoring an entry takes longer than a prefill: requests go first. stream: where they come from, NULL when none can. */
+static void compress_remembered(struct program *p, struct crn_request_stream *stream)
 {
     size_t done = 0;
-    while (done < p->n_later && (busy == NULL || busy() == 0)) {
+    while (done < p->n_later && (stream == NULL || crn_requests_waiting(stream) == 0)) {
         compress(p, &p->later[done]);
         crn_ids_free(&p->later[done++]);
     }
@@ -377,26 +377,21 @@ static int usable(struct program *p, const struct crn_request *r)
     return wrong == NULL;
 }
 
-/* Standard input, one by one: each line is answered before the next one is read, so that a caller
- * can wait for the answer. Lines that came in one piece with another are not seen here. */
-static uint32_t input_waits(void)
-{
-    struct pollfd input = {.fd = 0, .events = POLLIN};
-    return poll(&input, 1, 0) == 1 && (input.revents & POLLIN) != 0;
-}
-
+/* Standard input, one by one: each line is answered before the next one is taken, so that a caller
+ * can wait for the answer. */
 static int answer_stream(struct program *p)
 {
+    struct crn_request_stream stream = {.fd = STDIN_FILENO};
     struct crn_request request;
-    size_t number = 0;
     int status;
-    while ((status = crn_request_next(stdin, &number, &request)) == 1) {
-        p->worker.reuse.waiting = input_waits();
+    while ((status = crn_request_next(&stream, &request)) == 1) {
+        p->worker.reuse.waiting = crn_requests_waiting(&stream);
         if (usable(p, &request))
             answer_group(p, &request, 1);
         crn_request_free(&request);
-        compress_remembered(p, input_waits);
+        compress_remembered(p, &stream);
     }
+    crn_request_stream_free(&stream);
     return status;
 }
 

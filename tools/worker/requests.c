@@ -7,12 +7,14 @@
 #include <jansson.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/types.h>
+#include <unistd.h>
 
 #define MAX_TEXT_BYTES (64u << 20)
+#define READ_AHEAD_BYTES (4u << 20)
 
 static int read_stream(FILE *f, char **out_text, size_t *out_bytes)
 {
@@ -150,20 +152,95 @@ void crn_requests_free(struct crn_requests *r)
     *r = (struct crn_requests){0};
 }
 
-int crn_request_next(FILE *from, size_t *io_number, struct crn_request *out)
+/* ---- lines as they come ---- */
+
+/* Room for more behind what is not taken yet. */
+static int make_room(struct crn_request_stream *s)
 {
-    char *line = NULL;
-    size_t room = 0;
+    if (s->at > 0) {
+        memmove(s->text, s->text + s->at, s->n - s->at);
+        s->n -= s->at;
+        s->at = 0;
+    }
+    if (s->n + 1 < s->room)
+        return 0;
+    size_t room = s->room > 0 ? 2 * s->room : 1 << 16;
+    char *grown = s->n < MAX_TEXT_BYTES ? realloc(s->text, room) : NULL;
+    if (grown == NULL)
+        return s->n < MAX_TEXT_BYTES ? -ENOMEM : CAIRN_E_TOO_BIG;
+    s->text = grown;
+    s->room = room;
+    return 0;
+}
+
+/* One read: waits when nothing is there. */
+static int read_more(struct crn_request_stream *s)
+{
+    int status = make_room(s);
+    if (status != 0)
+        return status;
     ssize_t n;
-    do {
-        n = getline(&line, &room, from);
-        ++*io_number;
-    } while (n > 0 && strspn(line, " \t\r\n") >= (size_t)n);
-    if (n > 0)
-        parse_line(line, (size_t)n, *io_number, out);
-    int status = n > 0 ? 1 : feof(from) ? 0 : ferror(from) ? -EIO : -ENOMEM;
-    free(line);
-    return status;
+    do
+        n = read(s->fd, s->text + s->n, s->room - s->n - 1); /* a byte is left for the end of a last line */
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -errno;
+    s->ended = n == 0;
+    s->n += (size_t)n;
+    return 0;
+}
+
+/* The end of the line that begins at from, behind the text when no more comes; NULL: not all of it is there. */
+static char *line_end(const struct crn_request_stream *s, size_t from)
+{
+    char *end = from < s->n ? memchr(s->text + from, '\n', s->n - from) : NULL;
+    return end != NULL ? end : s->ended && from < s->n ? s->text + s->n : NULL;
+}
+
+static int is_blank(const char *line, const char *end)
+{
+    while (line < end && memchr(" \t\r", *line, 3) != NULL)
+        line++;
+    return line == end;
+}
+
+int crn_request_next(struct crn_request_stream *s, struct crn_request *out)
+{
+    for (;;) {
+        char *end = line_end(s, s->at);
+        if (end == NULL && s->ended)
+            return 0;
+        int status = end == NULL ? read_more(s) : 0;
+        if (status != 0)
+            return status;
+        if (end == NULL)
+            continue;
+        char *line = s->text + s->at;
+        s->at = end < s->text + s->n ? (size_t)(end - s->text) + 1 : s->n;
+        s->number++;
+        if (is_blank(line, end))
+            continue;
+        parse_line(line, (size_t)(end - line), s->number, out);
+        return 1;
+    }
+}
+
+uint32_t crn_requests_waiting(struct crn_request_stream *s)
+{
+    struct pollfd input = {.fd = s->fd, .events = POLLIN};
+    uint32_t lines = 0;
+    while (!s->ended && s->n - s->at < READ_AHEAD_BYTES && poll(&input, 1, 0) == 1 && read_more(s) == 0)
+        ;
+    char *end;
+    for (size_t at = s->at; (end = line_end(s, at)) != NULL; at = (size_t)(end - s->text) + 1)
+        lines += !is_blank(s->text + at, end);
+    return lines;
+}
+
+void crn_request_stream_free(struct crn_request_stream *s)
+{
+    free(s->text);
+    *s = (struct crn_request_stream){0};
 }
 
 void crn_request_free(struct crn_request *r)

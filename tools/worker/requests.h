@@ -27,9 +27,20 @@ struct crn_requests {
 int crn_requests_read(const char *path, struct crn_requests *out);
 void crn_requests_free(struct crn_requests *r);
 
-/* The next line of a stream as a request, as soon as it is there; io_number counts lines. 1: taken
- * (own: crn_request_free), 0: the stream has ended. fails -ENOMEM, -EIO */
-int crn_request_next(FILE *from, size_t *io_number, struct crn_request *out);
+/* Lines of a descriptor, taken one by one, so that a caller can wait for each answer. Start with {.fd = fd}; it stays the caller's. */
+struct crn_request_stream {
+    int fd, ended;
+    char *text; /* what was read and not taken: [at, n) */
+    size_t at, n, room;
+    size_t number; /* of the line taken last, from 1 */
+};
+
+/* The next line as a request, as soon as it is there. 1: taken (own: crn_request_free), 0: the stream has ended. fails -ENOMEM,
+ * -errno (reading), CAIRN_E_TOO_BIG (a line above 64 MiB) */
+int crn_request_next(struct crn_request_stream *s, struct crn_request *out);
+/* Lines that could be taken now, without waiting: an engine's queue. Reads at most 4 MiB ahead; broken lines count. */
+uint32_t crn_requests_waiting(struct crn_request_stream *s);
+void crn_request_stream_free(struct crn_request_stream *s);
 void crn_request_free(struct crn_request *r);
 
 /* A whole file as text; fails -errno, CAIRN_E_TOO_BIG (64 MiB), after one log line. own: free */
