@@ -67,6 +67,17 @@ static void merge(struct crn_block *total, const struct crn_block *part)
     }
 }
 
+static void write_lse(const struct crn_block *b)
+{
+    const struct crn_attention *a = b->a;
+    size_t group = crn_group(a);
+    for (size_t r = 0; r < b->n; r++) {
+        size_t query = (b->r0 + r) / group, head = b->g * group + (b->r0 + r) % group;
+        double base_2 = (double)b->max[r] + log2((double)b->sum[r]);
+        a->lse[query * a->n_heads + head] = b->sum[r] == 0 ? -INFINITY : (float)(base_2 * 0.693147180559945);
+    }
+}
+
 static void write_out(const struct crn_block *b, float *out)
 {
     const struct crn_attention *a = b->a;
@@ -78,6 +89,8 @@ static void write_out(const struct crn_block *b, float *out)
         for (size_t c = 0; c < dh; c++)
             to[c] = b->acc[r * padded + c] * inverse;
     }
+    if (a->lse != NULL)
+        write_lse(b);
 }
 
 struct attention_job {

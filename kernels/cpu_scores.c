@@ -1,13 +1,15 @@
 /* cpu_scores - how much attention the keys of one span draw: two passes of q . k and no query x key matrix.
  *
- * Queries are worked through in chunks. Pass one gives every row (query, head) its softmax maximum and sum over all spans; a
- * task is one block of rows. Pass two forms probabilities for the target span again and adds them up per key; a task owns a run
+ * Queries are worked through in chunks. Pass one gives every row (query, head) its softmax maximum and sum over all spans, or takes
+ * what attention left (lse); a task is one block of rows. Pass two forms probabilities for the target span again and adds them up per key; a task owns a run
  * of keys and walks all rows in order, so no two tasks write one number and the order of every sum is fixed. */
 #include "kernels/cpu.h"
 #include "kernels/cpu_tiles.h"
 #include "kernels/pool.h"
 #include "kernels/shape.h"
 
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -59,20 +61,40 @@ static void weigh_rows(const struct scores_job *job, struct crn_block *b)
     }
 }
 
+/* 2^(score - max) / sum is the probability, whichever of max and sum carries the logarithm. */
+static void take_state(struct crn_block *b)
+{
+    size_t group = crn_group(b->a);
+    for (size_t r = 0; r < b->n; r++) {
+        size_t query = (b->r0 + r) / group, head = b->g * group + (b->r0 + r) % group;
+        float lse = b->a->lse[query * b->a->n_heads + head];
+        b->max[r] = isinf(lse) ? -FLT_MAX : lse * 1.44269504f;
+        b->sum[r] = isinf(lse) ? 0.0f : 1.0f;
+    }
+}
+
+static void find_state(struct crn_block *b)
+{
+    _Alignas(64) float q[CRN_BLOCK_FLOATS];
+    b->q = q;
+    crn_block_load(b);
+    crn_block_clear(b);
+    for (uint32_t i = 0; i < b->a->n_spans; i++) {
+        struct crn_keys all = { i, 0, b->a->spans[i].heads[b->g].n };
+        crn_block_walk(b, &all, add_state, NULL);
+    }
+}
+
 static void state_task(void *ctx, size_t task, unsigned thread)
 {
     struct scores_job *job = ctx;
     (void)thread;
-    _Alignas(64) float q[CRN_BLOCK_FLOATS];
     uint32_t heads = job->s->attention.n_kv_heads;
     struct crn_block b = block_at(job, (uint32_t)(task % heads), job->n_blocks - 1 - task / heads);
-    b.q = q;
-    crn_block_load(&b);
-    crn_block_clear(&b);
-    for (uint32_t i = 0; i < b.a->n_spans; i++) {
-        struct crn_keys all = { i, 0, b.a->spans[i].heads[b.g].n };
-        crn_block_walk(&b, &all, add_state, NULL);
-    }
+    if (b.a->lse != NULL)
+        take_state(&b);
+    else
+        find_state(&b);
     weigh_rows(job, &b);
 }
 

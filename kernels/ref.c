@@ -196,6 +196,8 @@ static int ref_attention(const struct crn_exec *e, const struct crn_attention *a
             row_sum(&row, acc);
             for (size_t c = 0; c < a->head_dim; c++)
                 out[c] = row.sum == 0 ? 0.0f : (float)(acc[c] / row.sum);
+            if (a->lse != NULL)
+                a->lse[(size_t)i * a->n_heads + h] = row.sum == 0 ? -INFINITY : (float)(row.max + log(row.sum));
         }
     return 0;
 }
@@ -222,13 +224,24 @@ static double scores_divisor(const struct crn_scores *s)
     return (double)queries * heads;
 }
 
+/* max and sum, or numbers that stand for them. */
+static void row_softmax(struct ref_row *row)
+{
+    if (row->a->lse != NULL) {
+        row->max = (double)row->a->lse[(size_t)row->query * row->a->n_heads + row->head];
+        row->sum = isinf(row->max) ? 0 : 1;
+        return;
+    }
+    row_max(row);
+    row_sum(row, NULL);
+}
+
 /* Adds the probabilities of one (query, head) to the scores of its keys, or takes the maximum. */
 static void score_row(const struct crn_scores *s, struct ref_row *row, float *out)
 {
     const struct crn_span *target = &s->attention.spans[s->target];
     double weight = s->q_weight != NULL ? (double)s->q_weight[row->query] : 1.0;
-    row_max(row);
-    row_sum(row, NULL);
+    row_softmax(row);
     for (size_t j = 0; row->sum != 0 && j < row_keys(row, target)->n; j++) {
         if (!visible(row, target, j))
             continue;

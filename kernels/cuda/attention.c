@@ -259,7 +259,7 @@ static int add_values(const struct work *w, void *context)
 int crn_cuda_attention(const struct crn_exec *e, const struct crn_attention *a, float *out)
 {
     struct crn_cuda_exec *x;
-    int status = crn_check_attention(a);
+    int status = a->lse != NULL ? CAIRN_E_ARG : crn_check_attention(a);
     if (status == 0)
         status = crn_cuda_enter(e, &x);
     size_t bytes = (size_t)a->n_q * a->n_heads * a->head_dim * sizeof *out;
@@ -306,7 +306,7 @@ int crn_cuda_scores(const struct crn_exec *e, const struct crn_scores *s, float 
 {
     struct crn_cuda_exec *x;
     struct scoring context = { s, out };
-    int status = crn_check_scores(s);
+    int status = s->attention.lse != NULL ? CAIRN_E_ARG : crn_check_scores(s);
     if (status == 0)
         status = crn_cuda_enter(e, &x);
     if (status != 0)

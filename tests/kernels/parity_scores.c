@@ -80,6 +80,47 @@ START_TEST(every_shape_and_reduction_matches_the_definition)
 }
 END_TEST
 
+/* What attention leaves of its softmax is what it is by definition, and scores made with it are those made without. */
+START_TEST(scores_take_up_the_softmax_that_attention_left)
+{
+    const struct spans_shape *shape = &shapes[_i / N_REDUCE];
+    struct rand r = rand_seeded(rand_default_seed() + (uint64_t)_i);
+    struct spans_case c = spans_make(&r, shape);
+    size_t rows = (size_t)shape->n_q * shape->n_heads;
+    float *want = malloc(rows * 4 + 4), *out = malloc(rows * shape->head_dim * 4 + 4);
+    struct guarded lse = guarded_alloc(rows * 4, 4);
+    struct crn_scores with = { .reduce = (uint32_t)(_i % N_REDUCE) + 1 };
+    c.a.lse = want;
+    ck_assert_int_eq(crn_kernels_ref.attention(NULL, &c.a, out), 0);
+    FOR_VARIANTS {
+        c.a.lse = lse.p;
+        memset(lse.p, 0xff, rows * 4);
+        ck_assert_int_eq(cand->attention(parity_exec(), &c.a, out), 0);
+        ck_assert(parity_close("lse", want, lse.p, rows, tol));
+        ck_assert(guarded_intact(&lse));
+        with.attention = c.a;
+        for (with.target = 0; with.target < shape->n_spans && (shape->equal_heads || with.reduce != CRN_REDUCE_MEAN_ALL); with.target++) {
+            struct crn_scores without = with;
+            without.attention.lse = NULL;
+            size_t n = n_scores(&with);
+            float *expected = malloc(n * 4 + 4), *got = malloc(n * 4 + 4), *by_ref = malloc(n * 4 + 4);
+            ck_assert_int_eq(crn_kernels_ref.scores(NULL, &without, expected), 0);
+            ck_assert_int_eq(crn_kernels_ref.scores(NULL, &with, by_ref), 0);
+            ck_assert_int_eq(cand->scores(parity_exec(), &with, got), 0);
+            ck_assert(parity_close("scores with lse", expected, got, n, tol));
+            ck_assert(parity_close("reference with lse", expected, by_ref, n, tol));
+            free(expected);
+            free(got);
+            free(by_ref);
+        }
+    }
+    guarded_free(&lse);
+    free(want);
+    free(out);
+    spans_free(&c);
+}
+END_TEST
+
 /* The first n queries of a case, or the rest. */
 static void score_part(const struct spans_case *c, uint32_t reduce, uint32_t first, uint32_t n, float *out)
 {
@@ -179,6 +220,7 @@ int main(int argc, char **argv)
         return 77;
     const struct run_test tests[] = {
         RUN_LOOP(every_shape_and_reduction_matches_the_definition, N_SHAPES * N_REDUCE),
+        RUN_LOOP(scores_take_up_the_softmax_that_attention_left, N_SHAPES * N_REDUCE),
         RUN_LOOP(queries_may_come_in_chunks, N_REDUCE),
         RUN_TEST(a_mean_over_everything_needs_heads_of_equal_length),
         RUN_LOOP(topk_is_deterministic_for_ties_and_nan, N_TOPK),

@@ -110,8 +110,8 @@ def sentence(member, lines):
             f"{whole['nll']:.4f} → {read['nll']:.4f}); the best of the others, `{best['spec']}`: {points[1]:+.1f} (nll {best['nll']:.4f}).\n")
 
 
-def source(given):
-    return (f"- {given['member']}: {given['contexts']} contexts, {given['questions']} questions each, seed {given['seed']}, prose from "
+def source(given, what="questions"):
+    return (f"- {given['member']}: {given['contexts']} contexts, {given['questions']} {what} each, seed {given['seed']}, prose from "
             f"{given['prose']}, SHA-256 of the questions {given['sha256'][:16]}\n")
 
 
@@ -196,7 +196,7 @@ def generation():
 earlier ones; nll is that of the full cache's tokens; rows are those of the question and the answer that are left at the end.
 
 {table(["rule", ">tokens", ">agreement", "95 % interval", ">nll", ">rows left"], rows)}
-{source(given)}"""
+{source({**given, "member": "base"}, "long answers")}"""
 
 
 def main():

@@ -25,7 +25,8 @@ KEEPS = ("0.8", "0.6", "0.4", "0.25")
 LEVELS = (1.0, 0.6, 0.4, 0.25, 0.1)  # of a group of layers that is cut alone
 GROUP = 3  # layers
 LONG_TOKENS = 3000
-LONG = ("whole", *(f"reread:global:{k}{how}" for how in ("", ":c1024", ":c512", ":c256", ":h1", ":c512:h1") for k in ("0.4", "0.25")))
+LONG = ("whole", *(f"reread:global:{k}{how}" for how in ("", f":c{2 * LONG_TOKENS}", ":c512", ":c256", ":h1", ":s2") for k in ("0.4", "0.25")))
+WRITINGS = 2  # answers that bench/gen_pyramid lets the model write about each context
 RULES = ("full", "on", "rho=0.4", "g=1,c=0.5")
 
 
@@ -67,11 +68,12 @@ def parse_arguments():
 def generated(arguments, seed):
     """Requests as bytes, and what they are made of."""
     member = "finder" if arguments.what == "generate" else arguments.what
-    made = generate.parse_arguments(["--member", member, "--contexts", str(arguments.contexts), "--questions", str(arguments.questions),
+    questions = WRITINGS if arguments.what == "generate" else arguments.questions
+    made = generate.parse_arguments(["--member", member, "--contexts", str(arguments.contexts), "--questions", str(questions),
                                      "--seed", str(seed), *(["--tokens", str(LONG_TOKENS)] if arguments.long else [])])
     pool, source = generate.find_prose(arguments.prose, 100)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in generate.generate(made, pool)).encode()
-    return text, {"member": member, "contexts": arguments.contexts, "questions": arguments.questions, "seed": seed,
+    return text, {"member": member, "contexts": arguments.contexts, "questions": questions, "seed": seed,
                   "prose": source, "sha256": hashlib.sha256(text).hexdigest()}
 
 

@@ -122,7 +122,7 @@ static int place_positions(struct crn_engine *e, const int32_t *pos, uint32_t n,
 }
 
 struct scratch {
-    float *x, *q, *k, *v, *att, *gate, *up;
+    float *x, *q, *k, *v, *att, *gate, *up, *lse;
     const int32_t *pos; /* of the call, there */
 };
 
@@ -131,7 +131,7 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
     const struct crn_model_shape *s = &e->weights->shape;
     size_t q = (size_t)s->n_heads * s->head_dim, kv = (size_t)s->n_kv_heads * s->head_dim;
     size_t block = n < MLP_ROWS ? n : MLP_ROWS;
-    size_t need = n * (s->hidden + 2 * q + 2 * kv) + 2 * block * s->ffn + 7 * 16;
+    size_t need = n * (s->hidden + 2 * q + 2 * kv) + 2 * block * s->ffn + n * s->n_heads + 8 * 16;
     if (need > e->scratch_floats) {
         void *grown;
         int status = crn_memory_alloc(&e->exec, need * sizeof *e->scratch, &grown);
@@ -142,8 +142,8 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
         e->scratch_floats = need;
     }
     float *at = e->scratch;
-    float **parts[] = {&out->x, &out->q, &out->k, &out->v, &out->att, &out->gate, &out->up};
-    size_t sizes[] = {n * s->hidden, n * q, n * kv, n * kv, n * q, block * s->ffn, block * s->ffn};
+    float **parts[] = {&out->x, &out->q, &out->k, &out->v, &out->att, &out->gate, &out->up, &out->lse};
+    size_t sizes[] = {n * s->hidden, n * q, n * kv, n * kv, n * q, block * s->ffn, block * s->ffn, n * s->n_heads};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *parts[i] = at;
         at += (sizes[i] + 15) / 16 * 16;
@@ -236,7 +236,8 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
                               .head_dim = shape->head_dim,
                               .scale = 1.0f / sqrtf((float)shape->head_dim),
                               .spans = e->spans,
-                              .n_spans = call->n_spans + call->n_segments};
+                              .n_spans = call->n_spans + call->n_segments,
+                              .lse = call->n_scores > 0 && !crn_memory_apart(&e->exec) ? s->lse : NULL};
     status = e->ops->attention(&e->exec, &a, s->att);
     return status != 0 ? status : project(e, s->att, call->n, &w->wo, &f->wo, 1.0f, call->h);
 }
@@ -322,7 +323,8 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
                       .head_dim = shape->head_dim,
                       .scale = 1.0f / sqrtf((float)shape->head_dim),
                       .spans = spans,
-                      .n_spans = n_spans},
+                      .n_spans = n_spans,
+                      .lse = some || crn_memory_apart(&e->exec) ? NULL : s->lse + (size_t)sc->q_begin * shape->n_heads},
         .target = sc->span,
         .reduce = sc->reduce,
         .q_weight = sc->q_weight,

@@ -318,6 +318,8 @@ static int parse_compress_item(struct crn_compress *c, const char *name, const c
         return whole_number(value, 16, CAIRN_MAX_TOKENS, &c->chunk);
     if (strcmp(name, "stride") == 0)
         return whole_number(value, 1, 64, &c->stride);
+    if (strcmp(name, "heads") == 0)
+        return whole_number(value, 1, CAIRN_MAX_KV_HEADS, &c->heads);
     if (strcmp(name, "selector") == 0) {
         c->selector = crn_selector_named(value);
         return c->selector != NULL ? 0 : CAIRN_E_ARG;
@@ -353,12 +355,12 @@ static int parse_compress(struct crn_worker_options *o, const char *text)
     const struct crn_compress *c = &o->compress;
     int targets = (c->rule.keep > 0) + (c->bytes > 0) + (c->quality > 0), whole = c->rule.whole_first <= c->rule.whole_last;
     int as_measured = strcmp(c->selector != NULL ? c->selector->name : "", "reread") == 0 && c->rule.budget == CRN_BUDGET_GLOBAL &&
-                      c->chunk == 0 && c->stride == 0 && !whole;
+                      c->chunk == 0 && c->stride == 0 && c->heads == 0 && !whole;
     if (status == 0 && targets == 1 && !(c->bytes > 0 && whole) && (c->quality <= 0 || as_measured))
         return 0;
     fprintf(stderr,
             "cairn-worker: --compress %s: want keep=F, bytes=F or quality=F[,selector=NAME][,budget=NAME]"
-            "[,whole=A-B][,chunk=N][,stride=N][,i8] (quality: nothing but i8; bytes: no whole); selectors:",
+            "[,whole=A-B][,chunk=N][,stride=N][,heads=N][,i8] (quality: nothing but i8; bytes: no whole); selectors:",
             text);
     for (size_t i = 0; i < crn_n_selectors; i++)
         fprintf(stderr, " %s", crn_selectors[i].name);

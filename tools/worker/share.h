@@ -118,7 +118,7 @@ struct crn_compress {
     uint32_t n_prefix;
     const struct crn_selector *selector;
     struct crn_sets_rule rule;
-    uint32_t chunk, stride; /* of re-reading, see selectors.h */
+    uint32_t chunk, stride, heads; /* of re-reading, see selectors.h */
     uint32_t dtype;         /* stored as; 0: as it is */
     float bytes;            /* > 0: keep so many tokens that this share of the f16 bytes is left */
     float quality;          /* > 0: keep as little as all receivers' plans allow; see crn_share_target */

@@ -91,7 +91,8 @@ static int choose_sets(struct crn_engine *e, const struct crn_cache *cache,
                                 .prompt = c->reader_prefix,
                                 .n_prompt = c->n_prefix,
                                 .chunk = c->chunk,
-                                .stride = c->stride};
+                                .stride = c->stride,
+                                .heads = c->heads};
     float *scores = malloc((size_t)s->n_layers * s->n_kv_heads * c->n * sizeof *scores);
     int status = scores != NULL ? c->selector->score(&select, scores) : -ENOMEM;
     if (status == 0)

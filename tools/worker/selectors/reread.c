@@ -2,8 +2,8 @@
  * it a second time over its own cache. A token's score is the most attention that any query of the
  * second reading pays to it.
  *
- * The second reading is the price: about one more prefill, at twice the length. It gets cheaper in
- * chunks, which do not see each other, by reading only every stride-th token, and by looking at only
+ * The second reading is the price: one more prefill whose queries also see the first one, and look
+ * at what they see twice. It gets cheaper in chunks, which do not see each other, by reading only every stride-th token, and by looking at only
  * some of the query heads. */
 #include "tools/worker/selectors/selectors.h"
 
@@ -76,7 +76,7 @@ int crn_select_reread(const struct crn_select *s, float *out_scores)
     r.reader = malloc(((size_t)s->n_prompt + s->n) * sizeof *r.reader);
     r.scores = malloc(heads * s->n * sizeof *r.scores);
     int status = r.reader != NULL && r.scores != NULL ? 0 : -ENOMEM;
-    uint32_t chunk = s->chunk > 0 && s->chunk < s->n ? s->chunk : s->n;
+    uint32_t chunk = s->chunk > 0 ? s->chunk : CRN_SELECT_CHUNK;
     crn_select_fill(out_scores, sets * s->n, 0.0f);
     for (uint32_t at = 0; at < s->n && status == 0; at += chunk) {
         uint32_t end = s->n - at > chunk ? at + chunk : s->n;
