@@ -196,10 +196,12 @@ START_TEST(an_answer_is_thinned_on_the_device)
 }
 END_TEST
 
+/* With all query heads of each KV head, and with one of two. */
 START_TEST(compression_reads_and_cuts_on_the_device)
 {
+    static const char *const how[] = {"keep=0.5", "keep=0.5,heads=1"};
     char *text = random_text(TEXT, 31);
-    const char *const compress[] = {"--store", "f32", "--compress", "keep=0.5", NULL};
+    const char *const compress[] = {"--store", "f32", "--compress", how[_i], NULL};
     open_both(0);
     free(agree(text, compress));
     free(agree(text, NULL));
@@ -296,7 +298,7 @@ int main(void)
         RUN_TEST(a_sibling_recomputes_its_run_on_the_device),
         RUN_LOOP(a_state_map_is_applied_on_the_device, 2),
         RUN_LOOP(an_answer_is_thinned_on_the_device, 2),
-        RUN_TEST(compression_reads_and_cuts_on_the_device),
+        RUN_LOOP(compression_reads_and_cuts_on_the_device, 2),
         RUN_TEST(a_worker_whose_memory_is_another_works_alone),
         RUN_TEST(without_a_broker_the_device_answers_by_itself),
         RUN_LOOP(weights_in_bf16_answer_and_share, 2),
