@@ -1,8 +1,9 @@
 /* cpu_scores - how much attention the keys of one span draw: two passes of q . k and no query x key matrix.
  *
- * Queries are worked through in chunks. Pass one gives every row (query, head) its softmax maximum and sum over all spans, or takes
- * what attention left (lse); a task is one block of rows. Pass two forms probabilities for the target span again and adds them up per key; a task owns a run
- * of keys and walks all rows in order, so no two tasks write one number and the order of every sum is fixed. */
+ * Queries are worked through in chunks. Pass one gives every row (query, head) its softmax maximum and sum over all spans, or
+ * takes what attention left (lse); a task is one block of rows. Pass two forms probabilities for the target span again and adds
+ * them up per key; a task owns a run of keys and walks all rows in order, so no two tasks write one number and the order of
+ * every sum is fixed. */
 #include "kernels/cpu.h"
 #include "kernels/cpu_tiles.h"
 #include "kernels/pool.h"

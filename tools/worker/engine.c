@@ -142,8 +142,10 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
         e->scratch_floats = need;
     }
     float *at = e->scratch;
-    float **parts[] = {&out->x, &out->q, &out->k, &out->v, &out->att, &out->gate, &out->up, &out->lse};
-    size_t sizes[] = {n * s->hidden, n * q, n * kv, n * kv, n * q, block * s->ffn, block * s->ffn, n * s->n_heads};
+    float **parts[] = {&out->x,   &out->q,    &out->k,  &out->v,
+                       &out->att, &out->gate, &out->up, &out->lse};
+    size_t sizes[] = {n * s->hidden, n * q,          n * kv,         n * kv,
+                      n * q,         block * s->ffn, block * s->ffn, n * s->n_heads};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *parts[i] = at;
         at += (sizes[i] + 15) / 16 * 16;
@@ -228,6 +230,7 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
         status = list_spans(e, call);
     if (status != 0)
         return status;
+    int keep = call->n_scores > 0 && !crn_memory_apart(&e->exec);
     struct crn_attention a = {.q = s->q,
                               .q_pos = s->pos,
                               .n_q = call->n,
@@ -237,7 +240,7 @@ static int attend(struct crn_engine *e, const struct crn_layer_call *call, const
                               .scale = 1.0f / sqrtf((float)shape->head_dim),
                               .spans = e->spans,
                               .n_spans = call->n_spans + call->n_segments,
-                              .lse = call->n_scores > 0 && !crn_memory_apart(&e->exec) ? s->lse : NULL};
+                              .lse = keep ? s->lse : NULL};
     status = e->ops->attention(&e->exec, &a, s->att);
     return status != 0 ? status : project(e, s->att, call->n, &w->wo, &f->wo, 1.0f, call->h);
 }
@@ -277,8 +280,8 @@ static int gather_rows(struct crn_engine *e, const void *rows, uint32_t n_rows, 
     return e->ops->gather(&e->exec, rows, n_rows, row_bytes, at, n, out_rows);
 }
 
-/* Queries of a slice of the batch, of some heads only: they take the place of what attention left, which nobody reads any more.
- * Which heads of a group these are changes from layer to layer. */
+/* Queries of a slice of the batch, of some heads only: they take the place of what attention left,
+ * which nobody reads any more. Which heads of a group these are changes from layer to layer. */
 static int sample_heads(struct crn_engine *e, const struct crn_layer_call *call,
                         const struct crn_score_call *sc, const struct scratch *s)
 {
@@ -291,8 +294,8 @@ static int sample_heads(struct crn_engine *e, const struct crn_layer_call *call,
         for (uint32_t g = 0; g < shape->n_kv_heads; g++)
             for (uint32_t i = 0; i < sc->heads; i++)
                 index[at++] = row * shape->n_heads + g * group + (call->layer + i) % group;
-    int status = gather_rows(e, s->q, call->n * shape->n_heads, shape->head_dim * sizeof *s->q, index,
-                             at, s->att);
+    int status = gather_rows(e, s->q, call->n * shape->n_heads, shape->head_dim * sizeof *s->q,
+                             index, at, s->att);
     free(index);
     return status;
 }
@@ -314,8 +317,9 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
         spans[i].q_end = begin < end ? end - sc->q_begin : 0;
     }
     int some = sc->heads > 0 && sc->heads < shape->n_heads / shape->n_kv_heads;
+    size_t row = (size_t)sc->q_begin * shape->n_heads;
     struct crn_scores request = {
-        .attention = {.q = some ? s->att : s->q + (size_t)sc->q_begin * shape->n_heads * shape->head_dim,
+        .attention = {.q = some ? s->att : s->q + row * shape->head_dim,
                       .q_pos = s->pos + sc->q_begin,
                       .n_q = sc->q_end - sc->q_begin,
                       .n_heads = some ? sc->heads * shape->n_kv_heads : shape->n_heads,
@@ -324,7 +328,7 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
                       .scale = 1.0f / sqrtf((float)shape->head_dim),
                       .spans = spans,
                       .n_spans = n_spans,
-                      .lse = some || crn_memory_apart(&e->exec) ? NULL : s->lse + (size_t)sc->q_begin * shape->n_heads},
+                      .lse = some || crn_memory_apart(&e->exec) ? NULL : s->lse + row},
         .target = sc->span,
         .reduce = sc->reduce,
         .q_weight = sc->q_weight,

@@ -65,7 +65,8 @@ struct crn_score_call {
     uint32_t q_begin, q_end;
     uint32_t span;
     uint32_t reduce;
-    uint32_t heads;        /* of the query heads of each KV head, how many count, others in each layer; 0: all */
+    uint32_t heads;        /* how many query heads of each KV head count, others in each layer;
+                              0: all */
     const float *q_weight; /* [q_end - q_begin] or NULL; on the host, as is out */
     float *out;            /* [n] or [G][n], n = keys of that span after this call's append */
 };

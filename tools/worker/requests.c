@@ -181,7 +181,7 @@ static int read_more(struct crn_request_stream *s)
         return status;
     ssize_t n;
     do
-        n = read(s->fd, s->text + s->n, s->room - s->n - 1); /* a byte is left for the end of a last line */
+        n = read(s->fd, s->text + s->n, s->room - s->n - 1); /* a byte is left behind the last line */
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
@@ -190,7 +190,8 @@ static int read_more(struct crn_request_stream *s)
     return 0;
 }
 
-/* The end of the line that begins at from, behind the text when no more comes; NULL: not all of it is there. */
+/* The end of the line that begins at from, behind the text when no more comes; NULL: not all of it
+ * is there. */
 static char *line_end(const struct crn_request_stream *s, size_t from)
 {
     char *end = from < s->n ? memchr(s->text + from, '\n', s->n - from) : NULL;
@@ -229,7 +230,8 @@ uint32_t crn_requests_waiting(struct crn_request_stream *s)
 {
     struct pollfd input = {.fd = s->fd, .events = POLLIN};
     uint32_t lines = 0;
-    while (!s->ended && s->n - s->at < READ_AHEAD_BYTES && poll(&input, 1, 0) == 1 && read_more(s) == 0)
+    while (!s->ended && s->n - s->at < READ_AHEAD_BYTES && poll(&input, 1, 0) == 1 &&
+           read_more(s) == 0)
         ;
     char *end;
     for (size_t at = s->at; (end = line_end(s, at)) != NULL; at = (size_t)(end - s->text) + 1)

@@ -27,7 +27,8 @@ struct crn_requests {
 int crn_requests_read(const char *path, struct crn_requests *out);
 void crn_requests_free(struct crn_requests *r);
 
-/* Lines of a descriptor, taken one by one, so that a caller can wait for each answer. Start with {.fd = fd}; it stays the caller's. */
+/* Lines of a descriptor, taken one by one, so that a caller can wait for each answer. Start with
+ * {.fd = fd}; it stays the caller's. */
 struct crn_request_stream {
     int fd, ended;
     char *text; /* what was read and not taken: [at, n) */
@@ -35,10 +36,11 @@ struct crn_request_stream {
     size_t number; /* of the line taken last, from 1 */
 };
 
-/* The next line as a request, as soon as it is there. 1: taken (own: crn_request_free), 0: the stream has ended. fails -ENOMEM,
- * -errno (reading), CAIRN_E_TOO_BIG (a line above 64 MiB) */
+/* The next line as a request, as soon as it is there. 1: taken (own: crn_request_free), 0: the
+ * stream has ended. fails -ENOMEM, -errno (reading), CAIRN_E_TOO_BIG (a line above 64 MiB) */
 int crn_request_next(struct crn_request_stream *s, struct crn_request *out);
-/* Lines that could be taken now, without waiting: an engine's queue. Reads at most 4 MiB ahead; broken lines count. */
+/* Lines that could be taken now, without waiting: an engine's queue. Reads at most 4 MiB ahead;
+ * broken lines count. */
 uint32_t crn_requests_waiting(struct crn_request_stream *s);
 void crn_request_stream_free(struct crn_request_stream *s);
 void crn_request_free(struct crn_request *r);

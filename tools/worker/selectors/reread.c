@@ -2,9 +2,9 @@
  * it a second time over its own cache. A token's score is the most attention that any query of the
  * second reading pays to it.
  *
- * The second reading is the price: one more prefill whose queries also see the first one, and look
- * at what they see twice. It gets cheaper in chunks, which do not see each other, by reading only every stride-th token, and by looking at only
- * some of the query heads. */
+ * The second reading is the price: one more prefill whose queries also see the first one, and go
+ * through it twice. It gets cheaper in chunks, which do not see each other, by reading only every
+ * stride-th token, and by looking at only some of the query heads. */
 #include "tools/worker/selectors/selectors.h"
 
 #include <errno.h>
@@ -44,7 +44,11 @@ static int read_again(struct reread *r, uint32_t n_reader)
         const struct crn_cache_layer *spans = &r->s->cache->layers[l];
         struct crn_kv kv = {0};
         struct crn_score_call call = {
-            .q_end = n_reader, .span = spans->n - 1, .reduce = CRN_REDUCE_KV_MAX, .heads = r->s->heads, .out = r->scores};
+            .q_end = n_reader,
+            .span = spans->n - 1,
+            .reduce = CRN_REDUCE_KV_MAX,
+            .heads = r->s->heads,
+            .out = r->scores};
         status = crn_kv_init_in(&kv, &e->exec, e->kv_dtype, shape->n_kv_heads, shape->head_dim,
                                 n_reader);
         if (status == 0)

@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tokens read again at a time unless said otherwise: on contexts of 3,000 tokens a sixth cheaper than all at once, and no worse. */
+/* Tokens read again at a time unless said otherwise: a sixth cheaper on contexts of 3,000 tokens
+ * than all at once, and no worse (docs/quality.md). */
 #define CRN_SELECT_CHUNK 1024u
 
 /* What selectors look at. */
@@ -27,7 +28,7 @@ struct crn_select {
     uint32_t n_prompt;
     uint32_t chunk;  /* re-reading: tokens read again at a time, 0: CRN_SELECT_CHUNK */
     uint32_t stride; /* re-reading: every stride-th token is read again; 0 or 1: all */
-    uint32_t heads;  /* re-reading: of the query heads that share a KV head, how many count; 0: all */
+    uint32_t heads;  /* re-reading: how many query heads of each KV head count; 0: all */
 };
 
 /* out_scores [L][G][n]: more is better; any scale that is the same for all layers and heads. What
