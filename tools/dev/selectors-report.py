@@ -79,12 +79,27 @@ def cost(member, lines):
     """Seconds are of a machine with other work on it: they compare within a member's run only."""
     found = by_spec(lines)
     rows = []
-    for selector, how in [("reread", how) for how in ("", ":h1", ":c256", ":c128", ":s2", ":s4", ":c256:s2")] + [(s, "") for s in SELECTORS[1:]]:
+    ways = ("", ":c6000", ":c512", ":c256", ":c128", ":h1", ":s2", ":s4", ":c256:s2")
+    for selector, how in [("reread", how) for how in ways] + [(s, "") for s in SELECTORS[1:]]:
         cells = [found.get(f"{selector}:global:{keep}{how}") for keep in (0.4, 0.25)]
-        if any(cells):
-            one = next(c for c in cells if c)
-            rows.append([member, f"`{selector}{how}`", f"{one['score_s']:.2f}", f"{one['score_s'] / one['prefill_s']:.2f}", *(cell(c) for c in cells)])
+        one = next((c for c in cells if c and "prefill_s" in c), None)
+        if one:
+            rows.append([member, f"`{selector}{how}`", f"{one['score_s']:.2f}", f"{one['score_s'] / one['prefill_s']:.2f}",
+                         *(cell(c) for c in cells)])
     return rows
+
+
+def long_contexts():
+    measured = load("long-finder")
+    if measured is None:
+        return ""
+    given, lines = measured
+    return f"""
+On contexts of 3,000 tokens (`compare_selectors.py finder --long`), where re-reading costs most; `c6000` is all at once, and without a `c` it is 1,024 tokens at a time.
+With the whole cache: {cell(by_spec(lines)["whole"])} of {questions(lines)} questions.
+
+{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], cost(given["member"], lines))}
+{source(given)}"""
 
 
 def one_set(member, lines):
@@ -141,7 +156,7 @@ What scoring costs, in seconds per context and as a share of the producer's pref
 cheaper ones lose: `cN` reads N tokens at a time, `sN` every N-th token, `hN` looks at N of the 3 query heads of each KV head.
 
 {table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], rows["cost"])}
-{"".join(source(given) for given, _ in measured.values())}"""
+{"".join(source(given) for given, _ in measured.values())}{long_contexts()}"""
 
 
 def budget_rows(member, given, lines):
