@@ -175,7 +175,8 @@ static struct attention_run make_attention(uint32_t n_q, uint32_t n_keys, uint32
     for (uint32_t g = 0; g < G; g++)
         r.heads[g] = (struct crn_kv_head){ r.memory[g], r.memory[G + g], scale, scale, r.pos, n_keys, 0 };
     r.span = (struct crn_span){ .dtype = dtype, .q_end = n_q };
-    r.a = (struct crn_attention){ r.q, r.pos + n_keys - n_q, n_q, H, G, DH, 0.125f, NULL, 1 };
+    r.a = (struct crn_attention){ .q = r.q, .q_pos = r.pos + n_keys - n_q, .n_q = n_q, .n_heads = H, .n_kv_heads = G, .head_dim = DH,
+                                  .scale = 0.125f, .n_spans = 1 };
     return r;
 }
 

@@ -69,27 +69,22 @@ static void merge(struct crn_block *total, const struct crn_block *part)
 
 static void write_lse(const struct crn_block *b)
 {
-    const struct crn_attention *a = b->a;
-    size_t group = crn_group(a);
     for (size_t r = 0; r < b->n; r++) {
-        size_t query = (b->r0 + r) / group, head = b->g * group + (b->r0 + r) % group;
-        double base_2 = (double)b->max[r] + log2((double)b->sum[r]);
-        a->lse[query * a->n_heads + head] = b->sum[r] == 0 ? -INFINITY : (float)(base_2 * 0.693147180559945);
+        double lse = (double)b->max[r] + log2((double)b->sum[r]); /* not below max, rounded or not */
+        b->a->lse[crn_block_row(b, r)] = b->sum[r] == 0 ? -INFINITY : (float)lse;
     }
 }
 
 static void write_out(const struct crn_block *b, float *out)
 {
-    const struct crn_attention *a = b->a;
-    size_t group = crn_group(a), dh = a->head_dim, padded = crn_padded(dh);
+    size_t dh = b->a->head_dim, padded = crn_padded(dh);
     for (size_t r = 0; r < b->n; r++) {
-        size_t query = (b->r0 + r) / group, head = b->g * group + (b->r0 + r) % group;
-        float *to = out + (query * a->n_heads + head) * dh;
+        float *to = out + crn_block_row(b, r) * dh;
         float inverse = b->sum[r] == 0 ? 0.0f : 1.0f / b->sum[r];
         for (size_t c = 0; c < dh; c++)
             to[c] = b->acc[r * padded + c] * inverse;
     }
-    if (a->lse != NULL)
+    if (b->a->lse != NULL)
         write_lse(b);
 }
 

@@ -65,12 +65,10 @@ static void weigh_rows(const struct scores_job *job, struct crn_block *b)
 /* 2^(score - max) / sum is the probability, whichever of max and sum carries the logarithm. */
 static void take_state(struct crn_block *b)
 {
-    size_t group = crn_group(b->a);
     for (size_t r = 0; r < b->n; r++) {
-        size_t query = (b->r0 + r) / group, head = b->g * group + (b->r0 + r) % group;
-        float lse = b->a->lse[query * b->a->n_heads + head];
-        b->max[r] = isinf(lse) ? -FLT_MAX : lse * 1.44269504f;
-        b->sum[r] = isinf(lse) ? 0.0f : 1.0f;
+        float lse = b->a->lse[crn_block_row(b, r)];
+        b->max[r] = lse == -INFINITY ? -FLT_MAX : lse;
+        b->sum[r] = lse == -INFINITY ? 0.0f : 1.0f;
     }
 }
 

@@ -25,11 +25,10 @@ size_t crn_block_rows(size_t dh)
 void crn_block_load(struct crn_block *b)
 {
     const struct crn_attention *a = b->a;
-    size_t group = crn_group(a), dh = a->head_dim;
+    size_t dh = a->head_dim;
     float factor = a->scale * 1.44269504f;
     for (size_t r = 0; r < b->n; r++) {
-        size_t query = (b->r0 + r) / group, head = b->g * group + (b->r0 + r) % group;
-        const float *q = a->q + (query * a->n_heads + head) * dh;
+        const float *q = a->q + crn_block_row(b, r) * dh;
         for (size_t c = 0; c < dh; c++)
             b->q[r * dh + c] = q[c] * factor;
     }

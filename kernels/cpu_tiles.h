@@ -43,6 +43,13 @@ static inline size_t crn_group(const struct crn_attention *a)
     return a->n_heads / a->n_kv_heads;
 }
 
+/* Where a row of a block is in rows [n_q][H], counted in rows. */
+static inline size_t crn_block_row(const struct crn_block *b, size_t r)
+{
+    size_t group = crn_group(b->a), query = (b->r0 + r) / group;
+    return query * b->a->n_heads + b->g * group + (b->r0 + r) % group;
+}
+
 /* Rows per block for a head size: as many as fit, 24 .. CRN_BLOCK_ROWS. */
 size_t crn_block_rows(size_t dh);
 

@@ -72,7 +72,7 @@ struct crn_attention {
     float scale;
     const struct crn_span *spans;
     uint32_t n_spans;
-    /* [n_q][H] or NULL, for the host's backends (others: CAIRN_E_ARG): log sum_j exp(scale * q[i][h] . k[j]) over the visible
+    /* [n_q][H] or NULL, for the host's backends (others: CAIRN_E_ARG): log2 sum_j exp(scale * q[i][h] . k[j]) over the visible
      * keys, -inf without one. attention leaves it there; scores of the same queries and spans reads it instead of going
      * through all keys again. */
     float *lse;

@@ -124,6 +124,8 @@ static float value_at(const struct crn_span *s, const struct crn_kv_head *h, siz
     return s->dtype == CAIRN_I8 ? v * crn_f16_to_f32(h->v_scale[j]) : v;
 }
 
+#define LOG2_E 1.4426950408889634
+
 /* One (query, head): its softmax is p(s) = exp(s - max) / sum over the visible keys of all spans. */
 struct ref_row {
     const struct crn_attention *a;
@@ -197,7 +199,7 @@ static int ref_attention(const struct crn_exec *e, const struct crn_attention *a
             for (size_t c = 0; c < a->head_dim; c++)
                 out[c] = row.sum == 0 ? 0.0f : (float)(acc[c] / row.sum);
             if (a->lse != NULL)
-                a->lse[(size_t)i * a->n_heads + h] = row.sum == 0 ? -INFINITY : (float)(row.max + log(row.sum));
+                a->lse[(size_t)i * a->n_heads + h] = row.sum == 0 ? -INFINITY : (float)(row.max * LOG2_E + log2(row.sum));
         }
     return 0;
 }
@@ -228,8 +230,8 @@ static double scores_divisor(const struct crn_scores *s)
 static void row_softmax(struct ref_row *row)
 {
     if (row->a->lse != NULL) {
-        row->max = (double)row->a->lse[(size_t)row->query * row->a->n_heads + row->head];
-        row->sum = isinf(row->max) ? 0 : 1;
+        row->max = (double)row->a->lse[(size_t)row->query * row->a->n_heads + row->head] / LOG2_E;
+        row->sum = row->max == -(double)INFINITY ? 0 : 1;
         return;
     }
     row_max(row);

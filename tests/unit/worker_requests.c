@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 struct scene {
@@ -76,15 +77,16 @@ START_TEST(lines_that_came_in_one_piece_are_taken_one_by_one_and_counted)
 }
 END_TEST
 
-START_TEST(half_a_line_does_not_wait_and_counts_when_the_input_ends)
+/* Whoever has begun to ask waits already: long contexts come in many pieces. */
+START_TEST(a_line_that_has_begun_counts_and_may_end_with_the_input)
 {
     struct scene s;
     scene_open(&s);
     say(&s, LINE("a") "{\"context\": \"c\", ");
     expect(&s, "a");
-    ck_assert_uint_eq(crn_requests_waiting(&s.stream), 0);
+    ck_assert_uint_eq(crn_requests_waiting(&s.stream), 1);
     say(&s, "\"question\": \"b\"}");
-    ck_assert_uint_eq(crn_requests_waiting(&s.stream), 0);
+    ck_assert_uint_eq(crn_requests_waiting(&s.stream), 1);
     hang_up(&s);
     ck_assert_uint_eq(crn_requests_waiting(&s.stream), 1);
     expect(&s, "b");
@@ -110,25 +112,31 @@ START_TEST(a_broken_line_costs_itself_and_names_its_number)
 }
 END_TEST
 
-/* Longer than any first buffer, and than a pipe holds: written by another process. */
+/* A line with a context of n characters, and one after it, from another process: more than a pipe holds. */
+static pid_t write_long(struct scene *s, size_t n)
+{
+    pid_t writer = fork();
+    ck_assert_int_ge(writer, 0);
+    if (writer == 0) {
+        FILE *to = fdopen(s->to, "w");
+        fputs("{\"question\": \"q\", \"context\": \"", to);
+        for (size_t i = 0; i < n; i++)
+            fputc((int)('a' + i % 26), to);
+        fputs("\"}\n" LINE("after"), to);
+        fclose(to);
+        _exit(0);
+    }
+    hang_up(s);
+    return writer;
+}
+
 START_TEST(a_long_line_is_taken_whole)
 {
     enum { LONG = 1 << 20 };
     struct scene s;
     struct crn_request r;
     scene_open(&s);
-    pid_t writer = fork();
-    ck_assert_int_ge(writer, 0);
-    if (writer == 0) {
-        FILE *to = fdopen(s.to, "w");
-        fputs("{\"question\": \"q\", \"context\": \"", to);
-        for (int i = 0; i < LONG; i++)
-            fputc('a' + i % 26, to);
-        fputs("\"}\n" LINE("after"), to);
-        fclose(to);
-        _exit(0);
-    }
-    hang_up(&s);
+    pid_t writer = write_long(&s, LONG);
     ck_assert_int_eq(crn_request_next(&s.stream, &r), 1);
     ck_assert_ptr_null(r.error);
     ck_assert_uint_eq(r.context_bytes, LONG);
@@ -136,6 +144,46 @@ START_TEST(a_long_line_is_taken_whole)
     crn_request_free(&r);
     expect(&s, "after");
     ck_assert_int_eq(crn_request_next(&s.stream, &r), 0);
+    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
+    scene_close(&s);
+}
+END_TEST
+
+START_TEST(a_line_that_is_too_long_costs_itself)
+{
+    struct scene s;
+    struct crn_request r;
+    scene_open(&s);
+    pid_t writer = write_long(&s, (64u << 20) + 100);
+    ck_assert_int_eq(crn_request_next(&s.stream, &r), 1);
+    ck_assert_ptr_nonnull(r.error);
+    ck_assert_msg(strstr(r.error, "line 1: longer than") != NULL, "%s", r.error);
+    crn_request_free(&r);
+    expect(&s, "after");
+    ck_assert_int_eq(crn_request_next(&s.stream, &r), 0);
+    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
+    scene_close(&s);
+}
+END_TEST
+
+START_TEST(a_descriptor_that_does_not_wait_is_waited_for)
+{
+    struct scene s;
+    struct crn_request r;
+    scene_open(&s);
+    ck_assert_int_eq(fcntl(s.stream.fd, F_SETFL, O_NONBLOCK), 0);
+    ck_assert_uint_eq(crn_requests_waiting(&s.stream), 0);
+    pid_t writer = fork();
+    ck_assert_int_ge(writer, 0);
+    if (writer == 0) {
+        usleep(50000);
+        say(&s, LINE("late"));
+        _exit(0);
+    }
+    hang_up(&s);
+    expect(&s, "late");
+    ck_assert_int_eq(crn_request_next(&s.stream, &r), 0);
+    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
     scene_close(&s);
 }
 END_TEST
@@ -156,9 +204,11 @@ int main(void)
 {
     const struct run_test tests[] = {
         RUN_TEST(lines_that_came_in_one_piece_are_taken_one_by_one_and_counted),
-        RUN_TEST(half_a_line_does_not_wait_and_counts_when_the_input_ends),
+        RUN_TEST(a_line_that_has_begun_counts_and_may_end_with_the_input),
         RUN_TEST(a_broken_line_costs_itself_and_names_its_number),
         RUN_TEST(a_long_line_is_taken_whole),
+        RUN_TEST(a_line_that_is_too_long_costs_itself),
+        RUN_TEST(a_descriptor_that_does_not_wait_is_waited_for),
         RUN_TEST(a_descriptor_that_cannot_be_read_is_an_error),
     };
     return run_suite("worker_requests", tests, sizeof tests / sizeof *tests);

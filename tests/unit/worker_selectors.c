@@ -135,6 +135,13 @@ START_TEST(shares_given_by_layer_are_followed_and_divided_within_a_layer)
     ck_assert_double_eq_tol(of[2], 1, 1e-9);
     ck_assert_double_eq_tol(of[6], 1, 1e-9);
     ck_assert_double_eq_tol(of[9], 2 * of[8], 0.005);
+    for (uint32_t l = 0; l < SETS_L; l++) /* only the shape counts */
+        weights[l] = 1e-3 * (l + 1);
+    double share[SETS_L], mean = 0;
+    crn_sets_shares(&rule, SETS_L, share);
+    for (uint32_t l = 0; l < SETS_L; l++)
+        mean += l >= 5 && l <= 7 ? 0 : share[l] / (SETS_L - 3);
+    ck_assert_double_eq_tol(mean, 0.4, 1e-6);
     ck_assert_uint_gt(uneven, 0);
     crn_sets_free(&sets);
     free(scores);
@@ -168,6 +175,9 @@ START_TEST(impossible_rules_are_refused)
     struct crn_sets sets;
     enum crn_budget budget;
     struct crn_sets_rule none = {0, CRN_BUDGET_GLOBAL, 1, 0, NULL}, all = {1, CRN_BUDGET_GLOBAL, 1, 0, NULL};
+    double weight = 0;
+    struct crn_sets_rule weightless = {0.5f, CRN_BUDGET_GLOBAL, 1, 0, &weight};
+    ck_assert_int_eq(crn_sets_choose(&weightless, &score, 1, 1, 1, &sets), CAIRN_E_ARG);
     ck_assert_int_eq(crn_sets_choose(&none, &score, 1, 1, 1, &sets), CAIRN_E_ARG);
     ck_assert_int_eq(crn_sets_choose(&all, &score, 1, 1, 0, &sets), CAIRN_E_ARG);
     ck_assert_int_eq(crn_sets_choose(&all, &score, 1, 1, 1, &sets), 0);
@@ -374,6 +384,36 @@ START_TEST(rereading_with_some_heads_never_scores_higher_than_with_all)
 }
 END_TEST
 
+/* Not said otherwise, a long context is read again in chunks of CRN_SELECT_CHUNK. */
+START_TEST(long_contexts_are_reread_in_chunks)
+{
+    enum { LONG = CRN_SELECT_CHUNK + 60 };
+    struct scene s;
+    static int32_t tokens[LONG];
+    scene_open(&s, 0);
+    crn_cache_free(&s.cache);
+    for (int i = 0; i < LONG; i++)
+        tokens[i] = s.tokens[(7 * i) % TOKENS];
+    struct crn_prefill p = {.tokens = tokens, .n = LONG};
+    ck_assert_int_eq(crn_cache_init(&s.cache, 3), 0);
+    ck_assert_int_eq(crn_prefill(&s.model.engine, &p, &s.cache, NULL), 0);
+    s.select.tokens = tokens;
+    s.select.n = LONG;
+    s.n_scores = (size_t)3 * 2 * LONG;
+    float *by_default = score(&s, "reread");
+    s.select.chunk = CRN_SELECT_CHUNK;
+    float *chunks = score(&s, "reread");
+    s.select.chunk = LONG;
+    float *whole = score(&s, "reread");
+    ck_assert_mem_eq(by_default, chunks, s.n_scores * sizeof *chunks);
+    ck_assert_int_ne(memcmp(by_default, whole, s.n_scores * sizeof *whole), 0);
+    free(by_default);
+    free(chunks);
+    free(whole);
+    scene_close(&s);
+}
+END_TEST
+
 START_TEST(contexts_shorter_than_a_window_are_kept_whole)
 {
     struct scene s;
@@ -411,6 +451,7 @@ int main(void)
         RUN_TEST(norms_are_those_of_the_rows),
         RUN_TEST(rereading_in_one_chunk_is_rereading_and_in_small_ones_nearly),
         RUN_TEST(rereading_with_some_heads_never_scores_higher_than_with_all),
+        RUN_TEST(long_contexts_are_reread_in_chunks),
         RUN_TEST(contexts_shorter_than_a_window_are_kept_whole),
     };
     return run_suite("worker_selectors", tests, sizeof tests / sizeof *tests);

@@ -209,6 +209,39 @@ questions of the tests above, the same run with its tuned map where there is one
 """
 
 
+def facts_rows(name, document):
+    results = document["results"]
+    own = next(result for result in results if result["what"] == "own prefill")
+    whole = next(result for result in results if result["what"].endswith("mapped state"))
+    rows = []
+    for result in results:
+        load = f"{result['shared_bytes'] / whole['shared_bytes']:.0%}" if result["what"].startswith("run") else ""
+        rows.append([name, result["what"], load, str(result["questions"]), f"{result['exact']:.3f}", f"{result['holds']:.3f}",
+                     f"{result['holds_low95']:.3f} to {result['holds_high95']:.3f}",
+                     f"{100 * (result['holds'] - own['holds']):+.1f}" if result is not own else ""])
+    return rows
+
+
+def facts():
+    """What the base model writes, who was not taught to answer in one word."""
+    documents = pairs("facts")
+    if not documents:
+        return ""
+    rows = [row for name, document in documents for row in facts_rows(name, document)]
+    head = ["producer → receiver", "how", ">bytes of the reused layers", ">questions", ">exact match", ">holds the fact", "95 %", ">points against own"]
+    inputs = "".join(f"- {name}: {given['contexts']} contexts, seed {given['seed']}, part {given['part']} of the prose from {given['prose']}, "
+                     f"SHA-256 of the questions {given['sha256'][:16]}\n" for name, document in documents for given in document["inputs"])
+    return f"""## What the base model answers
+
+Agreement, above, asks the base model to say with a sibling's cache word for word what it says with its own. Its exact match says
+nothing: it does not answer in one word. So here it writes its answers, at most {documents[0][1]["written_tokens"]} tokens, through `cairnd` and `cairn-worker`,
+and an answer counts when the fact asked for is in it (`tools/family/evaluate.py --receiver base --generate`).
+
+{table(head, rows)}
+{inputs}
+"""
+
+
 def transfer():
     documents = pairs("transfer")
     if not documents:
@@ -513,7 +546,7 @@ How often siblings answer exactly right with another member's cache, beside what
 `make report` from `docs/data/quality/`; `tools/family/pairs.py` and `tools/family/evaluate.py` measure. Prose of installed
 documentation differs between machines, so the digests of the questions do too.
 
-{tests()}{corners()}{transfer()}{maps()}{open_questions()}{profiles()}{selectors()}{reference()}"""
+{tests()}{facts()}{corners()}{transfer()}{maps()}{open_questions()}{profiles()}{selectors()}{reference()}"""
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(text.rstrip() + "\n")
     return 0

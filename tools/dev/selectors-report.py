@@ -30,6 +30,8 @@ def wilson(hits, n, z=1.96):
 
 
 def table(head, rows):
+    if not rows:
+        return ""
     sides = "|".join("--:" if name.startswith(">") else "---" for name in head)
     lines = ["| " + " | ".join(name.lstrip(">") for name in head) + " |", f"|{sides}|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
@@ -69,7 +71,7 @@ def detail(member, lines):
     found = by_spec(lines)
     whole = found["whole"]["bytes_per_context"]
     wanted = ["whole", "whole:i8"] + [f"reread:global:{k}{i8}" for k in KEEPS for i8 in ("", ":i8")]
-    wanted += [f"{selector}:global:0.4{i8}" for selector in SELECTORS[1:] for i8 in ("", ":i8")]
+    wanted += [f"{selector}:global:0.4{i8}" for selector in SELECTORS[1:] if f"{selector}:global:0.4:i8" in found for i8 in ("", ":i8")]
     return [[member, f"`{name}`", str(found[name]["questions"]), f"{found[name]['exact'] / found[name]['questions']:.3f}",
              spread(found[name]), f"{found[name]['nll']:.4f}", f"{found[name]['bytes_per_context'] / whole:.1%}"]
             for name in wanted if name in found]
@@ -90,16 +92,19 @@ def cost(member, lines):
 
 
 def long_contexts():
-    measured = load("long-finder")
-    if measured is None:
-        return ""
-    given, lines = measured
-    return f"""
-On contexts of 3,000 tokens (`compare_selectors.py finder --long`), where re-reading costs most; `c6000` is all at once, and without a `c` it is 1,024 tokens at a time.
-With the whole cache: {cell(by_spec(lines)["whole"])} of {questions(lines)} questions.
+    text = ""
+    for member in MEMBERS:
+        measured = load(f"long-{member}")
+        if measured is None:
+            continue
+        given, lines = measured
+        text += f"""
+On long contexts (`compare_selectors.py {member} --long`), where re-reading costs most; without a `c` it is 1,024 tokens at a time. With the
+whole cache: {cell(by_spec(lines)["whole"])} on {questions(lines)} questions.
 
-{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], cost(given["member"], lines))}
+{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], cost(member, lines))}
 {source(given)}"""
+    return text
 
 
 def one_set(member, lines):
@@ -107,10 +112,11 @@ def one_set(member, lines):
     found = by_spec(lines)
     rows = []
     for budget in ("global", "uniform"):
+        if not any(name.startswith(f"reread:{budget}:") and name.endswith(":one") for name in found):
+            continue
         for how, name in (("", "each KV head its own"), (":one", "one per layer")):
             cells = [found.get(f"reread:{budget}:{keep}{how}") for keep in KEEPS[1:]]
-            if any(cells):
-                rows.append([member, budget, name, str(questions(lines)), *(cell(c) for c in cells)])
+            rows.append([member, budget, name, str(questions(lines)), *(cell(c) for c in cells)])
     return rows
 
 
@@ -126,8 +132,28 @@ def sentence(member, lines):
 
 
 def source(given, what="questions"):
-    return (f"- {given['member']}: {given['contexts']} contexts, {given['questions']} {what} each, seed {given['seed']}, prose from "
+    tokens = f" of {given['tokens']} tokens" if "tokens" in given else ""
+    return (f"- {given['member']}: {given['contexts']} contexts{tokens}, {given['questions']} {what} each, seed {given['seed']}, prose from "
             f"{given['prose']}, SHA-256 of the questions {given['sha256'][:16]}\n")
+
+
+def per_head(rows):
+    if not rows:
+        return ""
+    return f"""Whether each KV head needs a set of its own (method.md 5.2 asks): the layer's one set has the best score of its heads.
+
+{table(["receiver", "budget", "sets", ">questions", *(f">{k:.0%} kept" for k in KEEPS[1:])], rows)}
+"""
+
+
+def costs(rows):
+    if not rows:
+        return ""
+    return f"""What scoring costs, in seconds per context and as a share of the producer's prefill (wall clock), and what cheaper ways lose: `cN` reads N
+tokens at a time, `sN` every N-th token, `hN` looks at N query heads of each KV head.
+
+{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], rows)}
+"""
 
 
 def selectors():
@@ -149,14 +175,7 @@ Re-reading with one threshold, and int8 on top (K per channel in blocks of 64 to
 of the attached layers, over whole f16:
 
 {table(["receiver", "setting", ">questions", ">exact match", "95 % interval", ">nll", ">bytes"], rows["detail"])}
-Whether each KV head needs a set of its own (method.md 5.2 asks): the layer's one set has the best score of its heads.
-
-{table(["receiver", "budget", "sets", ">questions", *(f">{k:.0%} kept" for k in KEEPS[1:])], rows["one_set"])}
-What scoring costs, in seconds per context and as a share of the producer's prefill (wall clock, contexts of about 750 tokens), and what
-cheaper ones lose: `cN` reads N tokens at a time, `sN` every N-th token, `hN` looks at N of the 3 query heads of each KV head.
-
-{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], rows["cost"])}
-{"".join(source(given) for given, _ in measured.values())}{long_contexts()}"""
+{per_head(rows["one_set"])}{costs(rows["cost"])}{"".join(source(given) for given, _ in measured.values())}{long_contexts()}"""
 
 
 def budget_rows(member, given, lines):

@@ -74,7 +74,7 @@ def generated(arguments, seed):
     pool, source = generate.find_prose(arguments.prose, 100)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in generate.generate(made, pool)).encode()
     return text, {"member": member, "contexts": arguments.contexts, "questions": questions, "seed": seed,
-                  "prose": source, "sha256": hashlib.sha256(text).hexdigest()}
+                  **({"tokens": LONG_TOKENS} if arguments.long else {}), "prose": source, "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def measured(command, text):

@@ -5,6 +5,10 @@ Makes contexts and questions from a seed (or takes them from --requests), starts
 contexts, and lets the siblings answer in each setting. Prints a table with 95 % intervals (Wilson) beside the reference numbers of
 tests/data/golden/quality.json, which come from another implementation and from other contexts. Exit code 1 when the intervals of a
 setting and of its reference do not overlap.
+
+--producer and --receiver measure any other pair, which has no reference; with --generate the receiver writes its answers, and
+"holds the fact" counts those that contain the right one, as words of their own: the base model was not taught to say nothing else.
+Whose questions these are, --member says: there, it is one member.
 """
 import argparse
 import contextlib
@@ -12,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,27 +32,38 @@ REFERENCE = os.path.join(ROOT, "tests", "data", "golden", "quality.json")
 LAYERS = 30
 BYTES_PER_CHARACTER = 8000  # of whole f16 entries with states, generously
 STARTUP_S = 20
+WRITTEN_TOKENS = 64  # of an answer, with --generate
 
 
 @dataclass(frozen=True)
 class Setting:
     what: str                 # named as in the reference
     worker: tuple             # options of the receiver
-    phase: str = "whole"      # how the base model publishes
+    phase: str = "whole"      # how the producer publishes
 
 
-PHASES = {  # what the base model publishes; None: nothing is needed
+PHASES = {  # what the producer publishes; None: nothing is needed
     "none": None,
     "whole": (),
     "int8": ("--store", "i8"),
     "budgets": ("--pyramid", "plan"),
+    "keep=0.48,i8": ("--compress", "keep=0.48,i8"),
+    "keep=0.34,i8": ("--compress", "keep=0.34,i8"),
 }
 
 
-def settings_of(run):
-    """The settings of the reference, for a receiver whose plan recomputes run."""
+def settings_of(run, is_reference):
+    """The settings of the reference, or those of a pair without one, for a receiver whose plan recomputes run."""
     first, last = run
     mapped = ("--reuse", f"{first}-{last}+map")
+    if not is_reference:
+        return [
+            Setting("own prefill", ("--reuse", "never"), "none"),
+            Setting("full reuse", ("--reuse", "full")),
+            Setting(f"run {first}-{last}, mapped state", mapped),
+            Setting(f"run {first}-{last}, mapped state, entry compressed with keep=0.48,i8", mapped, "keep=0.48,i8"),
+            Setting(f"run {first}-{last}, mapped state, entry compressed with keep=0.34,i8", mapped, "keep=0.34,i8"),
+        ]
     return [
         Setting("own prefill", ("--reuse", "never"), "none"),
         Setting("full reuse", ("--reuse", "full")),
@@ -64,6 +80,9 @@ def settings_of(run):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--member", choices=(*tasks.MEMBERS, "both"), default="both")
+    parser.add_argument("--producer", choices=("base", *tasks.MEMBERS), default="base", help="default base")
+    parser.add_argument("--receiver", choices=("base", *tasks.MEMBERS), help="who answers the member's questions, default the member")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="of the prose, as for generate.py")
     parser.add_argument("--requests", metavar="FILE", help="JSON lines of generate.py, of one member")
     parser.add_argument("--contexts", type=generate.positive, default=20, help="default 20")
     parser.add_argument("--questions", type=generate.positive, default=6, help="of each context, default 6")
@@ -78,8 +97,8 @@ def parse_arguments():
                         help="default share/family/plans; tests/data/plans: those of the reference")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     arguments = parser.parse_args()
-    if arguments.requests and arguments.member == "both":
-        parser.error("--requests holds questions of one member: name it with --member")
+    if (arguments.requests or arguments.receiver or arguments.producer != "base") and arguments.member == "both":
+        parser.error("--requests, --producer and --receiver are about questions of one member: name it with --member")
     return arguments
 
 
@@ -99,7 +118,7 @@ def load_lines(arguments, member):
         with open(arguments.requests, encoding="utf-8") as file:
             return [json.loads(line) for line in file], arguments.requests
     options = ["--member", member, "--contexts", str(arguments.contexts), "--questions", str(arguments.questions),
-               "--seed", str(arguments.seed)]
+               "--seed", str(arguments.seed), "--part", arguments.part]
     made = generate.parse_arguments(options)
     pool, source = generate.find_prose(arguments.prose, 100)
     return generate.generate(made, pool), source
@@ -148,11 +167,13 @@ class Host:
             said = file.read().strip().splitlines()
         return f"{'runs' if self.broker.poll() is None else 'has ended'}: {said[-1] if said else ''}"
 
-    def put_plan(self, member):
+    def model(self, member):
         adapter = os.path.join(FAMILY, f"{member}.gguf")
-        plan = os.path.join(self.arguments.plans, f"base-{member}.json")
-        subprocess.run([self.program("cairn"), "--socket", self.socket, "plan", "put", plan, "--producer", self.arguments.model,
-                        "--receiver", f"{self.arguments.model},{adapter}", "--layers", str(LAYERS)],
+        return self.arguments.model if member == "base" else f"{self.arguments.model},{adapter}"
+
+    def put_plan(self, producer, receiver):
+        subprocess.run([self.program("cairn"), "--socket", self.socket, "plan", "put", plan_path(self.arguments, producer, receiver),
+                        "--producer", self.model(producer), "--receiver", self.model(receiver), "--layers", str(LAYERS)],
                        check=True, stdout=subprocess.DEVNULL)
 
     def worker(self, member, requests, options):
@@ -171,6 +192,7 @@ class Host:
 
 @dataclass
 class Result:
+    producer: str
     receiver: str
     what: str
     answers: list = field(repr=False)
@@ -183,6 +205,18 @@ class Result:
     @property
     def exact(self):
         return sum(answer["exact"] for answer in self.answers) / self.n
+
+    @property
+    def holds(self):
+        """Answers that contain the right one. None when none was written."""
+        if any("right" not in answer for answer in self.answers):
+            return None
+        return sum(re.search(rf"(?<!\w){re.escape(answer['right'])}(?!\w)", answer["answer"]) is not None for answer in self.answers) / self.n
+
+    @property
+    def shared_bytes(self):
+        """Of the producer's cache, that is read in place: per answer."""
+        return sum(answer["kv_shared_bytes"] for answer in self.answers) / self.n
 
     @property
     def nll(self):
@@ -202,8 +236,13 @@ class Result:
 
     def as_dict(self):
         low, high = wilson(self.exact, self.n)
-        return {"receiver": self.receiver, "producer": "base", "what": self.what, "questions": self.n,
-                "exact": round(self.exact, 4), "low95": round(low, 4), "high95": round(high, 4),
+        holds = {}
+        if self.holds is not None:
+            between = wilson(self.holds, self.n)
+            holds = {"holds": round(self.holds, 4), "holds_low95": round(between[0], 4), "holds_high95": round(between[1], 4),
+                     "shared_bytes": round(self.shared_bytes)}
+        return {"receiver": self.receiver, "producer": self.producer, "what": self.what, "questions": self.n,
+                "exact": round(self.exact, 4), "low95": round(low, 4), "high95": round(high, 4), **holds,
                 "nll": None if self.nll is None else round(self.nll, 4), "reference": self.reference and self.reference["exact"],
                 "reference_ci95": self.reference and self.reference["ci95"], "overlaps": self.fits()}
 
@@ -224,17 +263,31 @@ def check_reuse(setting, answers, host):
                              f"cairnd {host.state()}")
 
 
+def check_compressed(results):
+    """An entry that silently stayed whole would be measured as something it is not, too."""
+    whole = max((result.shared_bytes for setting, result in results.items() if setting.phase == "whole"), default=None)
+    for setting, result in results.items():
+        if setting.phase.startswith("keep=") and whole is not None and result.shared_bytes > 0.5 * whole:
+            raise SystemExit(f"evaluate: {setting.what}: {result.shared_bytes:.0f} bytes are shared, of {whole:.0f} whole ones")
+
+
+def plan_path(arguments, producer, receiver):
+    return os.path.join(arguments.plans, f"{producer}-{receiver}.json")
+
+
 def measure(arguments, member, lines, folder):
     """Results of all settings, phase by phase."""
+    producer, receiver = arguments.producer, arguments.receiver or member
     requests = os.path.join(folder, f"{member}.jsonl")
     write_lines(requests, lines)
     firsts = list({line["context"]: line for line in lines}.values())
     contexts = os.path.join(folder, f"{member}-contexts.jsonl")
     write_lines(contexts, firsts)
     memory = (256 << 20) + BYTES_PER_CHARACTER * sum(len(line["context"]) for line in firsts)
-    plan = read_json(os.path.join(arguments.plans, f"base-{member}.json"))
-    references = {(r["receiver"], r["what"]): r for r in read_json(REFERENCE)}
-    chosen = [s for s in settings_of(plan["run"]) if not arguments.only or any(text in s.what for text in arguments.only)]
+    plan = read_json(plan_path(arguments, producer, receiver))
+    is_reference = producer == "base" and receiver == member
+    references = {(r["receiver"], r["what"]): r for r in read_json(REFERENCE)} if is_reference else {}
+    chosen = [s for s in settings_of(plan["run"], is_reference) if not arguments.only or any(text in s.what for text in arguments.only)]
     results = {}
     for phase, publishing in PHASES.items():
         of_phase = [setting for setting in chosen if setting.phase == phase]
@@ -242,27 +295,30 @@ def measure(arguments, member, lines, folder):
             continue
         with tempfile.TemporaryDirectory(dir=folder) as place, Host(arguments, place, memory) as host:
             if publishing is not None:
-                host.put_plan(member)
-                host.worker("base", contexts, ("--reuse", "never", "--max-tokens", "1", "--states", "5", *publishing))
+                host.put_plan(producer, receiver)
+                host.worker(producer, contexts, ("--reuse", "never", "--max-tokens", "1", "--states", "5", *publishing))
             for setting in of_phase:
-                how = () if arguments.generate else ("--score",)
-                answers = host.worker(member, requests, ("--no-publish", "--batch", "64", *how, *setting.worker))
+                how = ("--max-tokens", str(WRITTEN_TOKENS)) if arguments.generate else ("--score",)
+                answers = host.worker(receiver, requests, ("--no-publish", "--batch", "64", *how, *setting.worker))
                 check_reuse(setting, answers, host)
-                result = Result(member, setting.what, answers, references.get((member, setting.what)))
-                print(f"{member}, {setting.what}: {result.exact:.4f}", file=sys.stderr, flush=True)
+                if arguments.generate:
+                    answers = [{**answer, "right": line["answer"]} for answer, line in zip(answers, lines)]
+                result = Result(producer, receiver, setting.what, answers, references.get((receiver, setting.what)))
+                print(f"{producer} -> {receiver}, {setting.what}: {result.exact:.4f}", file=sys.stderr, flush=True)
                 results[setting] = result
+    check_compressed(results)
     return [results[setting] for setting in chosen]
 
 
 def print_table(results):
-    print("| receiver | setting | questions | exact match | 95 % interval | nll | reference | overlap |")
-    print("|---|---|--:|--:|---|--:|---|---|")
+    print("| receiver | setting | questions | exact match | 95 % interval | holds the fact | nll | reference | overlap |")
+    print("|---|---|--:|--:|---|--:|--:|---|---|")
     for r in results:
         low, high = wilson(r.exact, r.n)
-        nll = "" if r.nll is None else f"{r.nll:.4f}"
+        nll, holds = ("" if value is None else f"{value:.4f}" for value in (r.nll, r.holds))
         reference = "" if r.reference is None else f"{r.reference['exact']:.3f} ± {r.reference['ci95']:.3f}"
         verdict = {True: "yes", False: "**no**", None: ""}[r.fits()]
-        print(f"| {r.receiver} | {r.what} | {r.n} | {r.exact:.3f} | {low:.3f} to {high:.3f} | {nll} | {reference} | {verdict} |")
+        print(f"| {r.receiver} | {r.what} | {r.n} | {r.exact:.3f} | {low:.3f} to {high:.3f} | {holds} | {nll} | {reference} | {verdict} |")
 
 
 def main():
@@ -274,15 +330,16 @@ def main():
         for member in members:
             lines, source = load_lines(arguments, member)
             digest = write_lines(os.path.join(folder, "lines"), lines)
-            inputs.append({"member": member, "seed": arguments.seed, "prose": source, "sha256": digest})
+            made = {} if arguments.requests else {"seed": arguments.seed, "part": arguments.part}
+            inputs.append({"member": member, "contexts": len({line["context"] for line in lines}), **made, "prose": source, "sha256": digest})
             results += measure(arguments, member, lines, folder)
     print_table(results)
     print()
     for given in inputs:
-        print(f"{given['member']}: seed {given['seed']}, prose from {given['prose']}, SHA-256 of the questions {given['sha256'][:16]}")
+        print(f"{given['member']}: seed {given.get('seed', '-')}, prose from {given['prose']}, SHA-256 of the questions {given['sha256'][:16]}")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({"inputs": inputs, "results": [result.as_dict() for result in results]}, file, indent=1)
+            json.dump({"inputs": inputs, "written_tokens": WRITTEN_TOKENS if arguments.generate else None, "results": [result.as_dict() for result in results]}, file, indent=1)
     return 1 if any(result.fits() is False for result in results) else 0
 
 

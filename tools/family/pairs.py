@@ -174,7 +174,7 @@ def main():
     if arguments.run_of_profile:
         document["fit_tokens"] = evaluate.read_json(os.path.join(folder, "profile.json"))["fit_tokens"]
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
-                         "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"]}
+                         "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"], "fit_long": arguments.fit_long}
     os.makedirs(DATA, exist_ok=True)
     with open(kept, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=None, separators=(",", ":"))

@@ -3,8 +3,8 @@
  * its inner activations are the widest of all.
  *
  * Scratch, in floats, for n rows: x [n][hidden], q [n][H*dh], k and v [n][G*dh], att [n][H*dh],
- * gate and up [block][ffn]. It does not know where spans come from, nor what a pyramid or a lease
- * is. */
+ * gate and up [block][ffn], lse [n][H] of all heads and as much for a sample of them. It does not
+ * know where spans come from, nor what a pyramid or a lease is. */
 #include "tools/worker/engine.h"
 
 #include "kernels/memory.h"
@@ -131,7 +131,7 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
     const struct crn_model_shape *s = &e->weights->shape;
     size_t q = (size_t)s->n_heads * s->head_dim, kv = (size_t)s->n_kv_heads * s->head_dim;
     size_t block = n < MLP_ROWS ? n : MLP_ROWS;
-    size_t need = n * (s->hidden + 2 * q + 2 * kv) + 2 * block * s->ffn + n * s->n_heads + 8 * 16;
+    size_t need = n * (s->hidden + 2 * q + 2 * kv) + 2 * block * s->ffn + 2 * n * s->n_heads + 8 * 16;
     if (need > e->scratch_floats) {
         void *grown;
         int status = crn_memory_alloc(&e->exec, need * sizeof *e->scratch, &grown);
@@ -145,7 +145,7 @@ static int scratch_for(struct crn_engine *e, size_t n, struct scratch *out)
     float **parts[] = {&out->x,   &out->q,    &out->k,  &out->v,
                        &out->att, &out->gate, &out->up, &out->lse};
     size_t sizes[] = {n * s->hidden, n * q,          n * kv,         n * kv,
-                      n * q,         block * s->ffn, block * s->ffn, n * s->n_heads};
+                      n * q,         block * s->ffn, block * s->ffn, 2 * n * s->n_heads};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *parts[i] = at;
         at += (sizes[i] + 15) / 16 * 16;
@@ -281,7 +281,8 @@ static int gather_rows(struct crn_engine *e, const void *rows, uint32_t n_rows, 
 }
 
 /* Queries of a slice of the batch, of some heads only: they take the place of what attention left,
- * which nobody reads any more. Which heads of a group these are changes from layer to layer. */
+ * which nobody reads any more. Which heads of a group these are changes from layer to layer. On the
+ * host their lse goes behind those of all heads. */
 static int sample_heads(struct crn_engine *e, const struct crn_layer_call *call,
                         const struct crn_score_call *sc, const struct scratch *s)
 {
@@ -296,6 +297,9 @@ static int sample_heads(struct crn_engine *e, const struct crn_layer_call *call,
                 index[at++] = row * shape->n_heads + g * group + (call->layer + i) % group;
     int status = gather_rows(e, s->q, call->n * shape->n_heads, shape->head_dim * sizeof *s->q,
                              index, at, s->att);
+    float *lse = s->lse + (size_t)call->n * shape->n_heads;
+    for (uint32_t i = 0; i < at && !crn_memory_apart(&e->exec); i++)
+        lse[i] = s->lse[index[i]];
     free(index);
     return status;
 }
@@ -317,7 +321,7 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
         spans[i].q_end = begin < end ? end - sc->q_begin : 0;
     }
     int some = sc->heads > 0 && sc->heads < shape->n_heads / shape->n_kv_heads;
-    size_t row = (size_t)sc->q_begin * shape->n_heads;
+    size_t row = (size_t)sc->q_begin * shape->n_heads, sampled = (size_t)call->n * shape->n_heads;
     struct crn_scores request = {
         .attention = {.q = some ? s->att : s->q + row * shape->head_dim,
                       .q_pos = s->pos + sc->q_begin,
@@ -328,7 +332,7 @@ static int score(struct crn_engine *e, const struct crn_layer_call *call,
                       .scale = 1.0f / sqrtf((float)shape->head_dim),
                       .spans = spans,
                       .n_spans = n_spans,
-                      .lse = some || crn_memory_apart(&e->exec) ? NULL : s->lse + row},
+                      .lse = crn_memory_apart(&e->exec) ? NULL : s->lse + (some ? sampled : row)},
         .target = sc->span,
         .reduce = sc->reduce,
         .q_weight = sc->q_weight,

@@ -66,7 +66,7 @@ struct crn_score_call {
     uint32_t span;
     uint32_t reduce;
     uint32_t heads;        /* how many query heads of each KV head count, others in each layer;
-                              0: all */
+                              0, or more than there are: all */
     const float *q_weight; /* [q_end - q_begin] or NULL; on the host, as is out */
     float *out;            /* [n] or [G][n], n = keys of that span after this call's append */
 };

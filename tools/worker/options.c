@@ -319,7 +319,7 @@ static int parse_compress_item(struct crn_compress *c, const char *name, const c
     if (strcmp(name, "stride") == 0)
         return whole_number(value, 1, 64, &c->stride);
     if (strcmp(name, "heads") == 0)
-        return whole_number(value, 1, CAIRN_MAX_KV_HEADS, &c->heads);
+        return whole_number(value, 1, 64, &c->heads);
     if (strcmp(name, "selector") == 0) {
         c->selector = crn_selector_named(value);
         return c->selector != NULL ? 0 : CAIRN_E_ARG;

@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #define MAX_TEXT_BYTES (64u << 20)
+#define READ_BYTES (64u << 10)
 #define READ_AHEAD_BYTES (4u << 20)
 
 static int read_stream(FILE *f, char **out_text, size_t *out_bytes)
@@ -109,41 +111,6 @@ static void parse_line(const char *text, size_t n, size_t number, struct crn_req
     json_decref(line);
 }
 
-static int add(struct crn_requests *r, const char *text, size_t n, size_t number)
-{
-    if (strspn(text, " \t\r") >= n)
-        return 0;
-    if ((r->n & (r->n + 1)) == 0) {
-        struct crn_request *grown = realloc(r->list, (2 * r->n + 1) * sizeof *grown);
-        if (grown == NULL)
-            return -ENOMEM;
-        r->list = grown;
-    }
-    parse_line(text, n, number, &r->list[r->n++]);
-    return 0;
-}
-
-int crn_requests_read(const char *path, struct crn_requests *out)
-{
-    char *text = NULL;
-    size_t bytes, number = 1;
-    int status = strcmp(path, "-") == 0 ? read_stream(stdin, &text, &bytes)
-                                        : crn_text_read(path, &text, &bytes);
-    *out = (struct crn_requests){0};
-    for (char *line = text; status == 0 && line < text + bytes; number++) {
-        char *end = memchr(line, '\n', (size_t)(text + bytes - line));
-        size_t n = (size_t)((end != NULL ? end : text + bytes) - line);
-        if (end != NULL)
-            *end = '\0';
-        status = add(out, line, n, number);
-        line += n + 1;
-    }
-    free(text);
-    if (status != 0)
-        crn_requests_free(out);
-    return status;
-}
-
 void crn_requests_free(struct crn_requests *r)
 {
     for (size_t i = 0; i < r->n; i++)
@@ -154,7 +121,7 @@ void crn_requests_free(struct crn_requests *r)
 
 /* ---- lines as they come ---- */
 
-/* Room for more behind what is not taken yet. */
+/* Room for a read behind what is not taken yet. */
 static int make_room(struct crn_request_stream *s)
 {
     if (s->at > 0) {
@@ -162,27 +129,28 @@ static int make_room(struct crn_request_stream *s)
         s->n -= s->at;
         s->at = 0;
     }
-    if (s->n + 1 < s->room)
+    if (s->room - s->n > READ_BYTES)
         return 0;
-    size_t room = s->room > 0 ? 2 * s->room : 1 << 16;
-    char *grown = s->n < MAX_TEXT_BYTES ? realloc(s->text, room) : NULL;
+    size_t room = s->n + 2 * READ_BYTES > 2 * s->room ? s->n + 2 * READ_BYTES : 2 * s->room;
+    char *grown = realloc(s->text, room);
     if (grown == NULL)
-        return s->n < MAX_TEXT_BYTES ? -ENOMEM : CAIRN_E_TOO_BIG;
+        return -ENOMEM;
     s->text = grown;
     s->room = room;
     return 0;
 }
 
-/* One read: waits when nothing is there. */
+/* One read: waits when nothing is there, also where the descriptor would not. */
 static int read_more(struct crn_request_stream *s)
 {
+    struct pollfd input = {.fd = s->fd, .events = POLLIN};
     int status = make_room(s);
     if (status != 0)
         return status;
     ssize_t n;
     do
-        n = read(s->fd, s->text + s->n, s->room - s->n - 1); /* a byte is left behind the last line */
-    while (n < 0 && errno == EINTR);
+        n = read(s->fd, s->text + s->n, READ_BYTES);
+    while (n < 0 && (errno == EINTR || (errno == EAGAIN && poll(&input, 1, -1) >= 0)));
     if (n < 0)
         return -errno;
     s->ended = n == 0;
@@ -191,10 +159,11 @@ static int read_more(struct crn_request_stream *s)
 }
 
 /* The end of the line that begins at from, behind the text when no more comes; NULL: not all of it
- * is there. */
-static char *line_end(const struct crn_request_stream *s, size_t from)
+ * is there. skip: bytes of it that are known not to be the end. */
+static char *line_end(const struct crn_request_stream *s, size_t from, size_t skip)
 {
-    char *end = from < s->n ? memchr(s->text + from, '\n', s->n - from) : NULL;
+    size_t at = from + skip;
+    char *end = at < s->n ? memchr(s->text + at, '\n', s->n - at) : NULL;
     return end != NULL ? end : s->ended && from < s->n ? s->text + s->n : NULL;
 }
 
@@ -205,24 +174,48 @@ static int is_blank(const char *line, const char *end)
     return line == end;
 }
 
+/* More of a line whose end is not there. What is there of one that is too long is given up. */
+static int read_on(struct crn_request_stream *s)
+{
+    if (s->n - s->at > MAX_TEXT_BYTES) {
+        s->at = s->n = 0;
+        s->too_long = 1;
+    }
+    s->scanned = s->n - s->at;
+    return read_more(s);
+}
+
+static int take(struct crn_request_stream *s, const char *line, const char *end, struct crn_request *out)
+{
+    if (s->too_long || (size_t)(end - line) > MAX_TEXT_BYTES)
+        *out = (struct crn_request){.error = text_of("line %zu: longer than 64 MiB", s->number)};
+    else if (is_blank(line, end))
+        return 0;
+    else
+        parse_line(line, (size_t)(end - line), s->number, out);
+    s->too_long = 0;
+    return 1;
+}
+
 int crn_request_next(struct crn_request_stream *s, struct crn_request *out)
 {
     for (;;) {
-        char *end = line_end(s, s->at);
-        if (end == NULL && s->ended)
+        char *end = line_end(s, s->at, s->scanned);
+        if (end == NULL && s->ended && !s->too_long)
             return 0;
-        int status = end == NULL ? read_more(s) : 0;
-        if (status != 0)
-            return status;
-        if (end == NULL)
+        if (end == NULL && !s->ended) {
+            int status = read_on(s);
+            if (status != 0)
+                return status;
             continue;
+        }
         char *line = s->text + s->at;
+        end = end != NULL ? end : line;
         s->at = end < s->text + s->n ? (size_t)(end - s->text) + 1 : s->n;
+        s->scanned = 0;
         s->number++;
-        if (is_blank(line, end))
-            continue;
-        parse_line(line, (size_t)(end - line), s->number, out);
-        return 1;
+        if (take(s, line, end, out))
+            return 1;
     }
 }
 
@@ -231,18 +224,52 @@ uint32_t crn_requests_waiting(struct crn_request_stream *s)
     struct pollfd input = {.fd = s->fd, .events = POLLIN};
     uint32_t lines = 0;
     while (!s->ended && s->n - s->at < READ_AHEAD_BYTES && poll(&input, 1, 0) == 1 &&
-           read_more(s) == 0)
+           (input.revents & (POLLIN | POLLHUP)) != 0 && read_more(s) == 0)
         ;
-    char *end;
-    for (size_t at = s->at; (end = line_end(s, at)) != NULL; at = (size_t)(end - s->text) + 1)
+    size_t at = s->at;
+    for (char *end; (end = line_end(s, at, 0)) != NULL; at = (size_t)(end - s->text) + 1)
         lines += !is_blank(s->text + at, end);
-    return lines;
+    return lines + (at < s->n && !is_blank(s->text + at, s->text + s->n));
 }
 
 void crn_request_stream_free(struct crn_request_stream *s)
 {
     free(s->text);
     *s = (struct crn_request_stream){0};
+}
+
+static int add(struct crn_requests *r, const struct crn_request *one)
+{
+    if ((r->n & (r->n + 1)) == 0) {
+        struct crn_request *grown = realloc(r->list, (2 * r->n + 1) * sizeof *grown);
+        if (grown == NULL)
+            return -ENOMEM;
+        r->list = grown;
+    }
+    r->list[r->n++] = *one;
+    return 0;
+}
+
+int crn_requests_read(const char *path, struct crn_requests *out)
+{
+    int fd = strcmp(path, "-") == 0 ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
+    struct crn_request_stream stream = {.fd = fd};
+    struct crn_request one;
+    int status = fd >= 0 ? 0 : -errno;
+    *out = (struct crn_requests){0};
+    while (status == 0 && (status = crn_request_next(&stream, &one)) == 1) {
+        status = add(out, &one);
+        if (status != 0)
+            crn_request_free(&one);
+    }
+    crn_request_stream_free(&stream);
+    if (fd > STDIN_FILENO)
+        close(fd);
+    if (status == 0)
+        return 0;
+    crn_log(CRN_LOG_ERROR, "%s: %s", path, cairn_strerror(status));
+    crn_requests_free(out);
+    return status;
 }
 
 void crn_request_free(struct crn_request *r)

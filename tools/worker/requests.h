@@ -31,16 +31,19 @@ void crn_requests_free(struct crn_requests *r);
  * {.fd = fd}; it stays the caller's. */
 struct crn_request_stream {
     int fd, ended;
-    char *text; /* what was read and not taken: [at, n) */
+    int too_long; /* the line in hand */
+    char *text;   /* what was read and not taken: [at, n) */
     size_t at, n, room;
+    size_t scanned; /* bytes of the line in hand, without its end */
     size_t number; /* of the line taken last, from 1 */
 };
 
-/* The next line as a request, as soon as it is there. 1: taken (own: crn_request_free), 0: the
- * stream has ended. fails -ENOMEM, -errno (reading), CAIRN_E_TOO_BIG (a line above 64 MiB) */
+/* The next line as a request, as soon as it is there; one of more than 64 MiB becomes an error like
+ * any broken line. 1: taken (own: crn_request_free), 0: the stream has ended. fails -ENOMEM,
+ * -errno (reading) */
 int crn_request_next(struct crn_request_stream *s, struct crn_request *out);
-/* Lines that could be taken now, without waiting: an engine's queue. Reads at most 4 MiB ahead;
- * broken lines count. */
+/* Lines that are there, and one that has begun to come: an engine's queue. Reads about 4 MiB ahead
+ * and never waits; broken lines count. */
 uint32_t crn_requests_waiting(struct crn_request_stream *s);
 void crn_request_stream_free(struct crn_request_stream *s);
 void crn_request_free(struct crn_request *r);

@@ -28,7 +28,8 @@ struct crn_select {
     uint32_t n_prompt;
     uint32_t chunk;  /* re-reading: tokens read again at a time, 0: CRN_SELECT_CHUNK */
     uint32_t stride; /* re-reading: every stride-th token is read again; 0 or 1: all */
-    uint32_t heads;  /* re-reading: how many query heads of each KV head count; 0: all */
+    uint32_t heads;  /* re-reading: how many query heads of each KV head count; 0, or more than
+                        there are: all */
 };
 
 /* out_scores [L][G][n]: more is better; any scale that is the same for all layers and heads. What
@@ -68,8 +69,8 @@ struct crn_sets_rule {
     enum crn_budget budget;
     uint32_t whole_first,
         whole_last; /* layers left as they are, both included; first > last: none */
-    const double *weights; /* [n_layers] or NULL: the shape that a layer's share follows instead of
-                              the budget's; heads of one layer then share a threshold */
+    const double *weights; /* [n_layers], above 0, or NULL: the shape that a layer's share follows
+                              instead of the budget's; heads of one layer then share a threshold */
 };
 
 /* "global", "uniform", "linear", "cosine", "delayed". CAIRN_E_ARG */

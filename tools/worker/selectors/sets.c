@@ -79,7 +79,9 @@ static double fill_shares(const struct crn_sets_rule *r, uint32_t n_layers, doub
 
 void crn_sets_shares(const struct crn_sets_rule *rule, uint32_t n_layers, double *out_share)
 {
-    double low = 0, high = 1 / LINEAR_LAST + 1 / COSINE_LAST;
+    double low = 0, high = 1;
+    while (fill_shares(rule, n_layers, high, out_share) < (double)rule->keep && high < 1e12)
+        high *= 2;
     for (int i = 0; i < 60; i++) {
         double middle = (low + high) / 2;
         if (fill_shares(rule, n_layers, middle, out_share) < (double)rule->keep)
@@ -233,6 +235,9 @@ int crn_sets_choose(const struct crn_sets_rule *rule, const float *scores, uint3
     double share[CAIRN_MAX_LAYERS];
     if (n == 0 || sets == 0 || n_layers > CAIRN_MAX_LAYERS || !(rule->keep > 0 && rule->keep <= 1))
         return CAIRN_E_ARG;
+    for (uint32_t l = 0; l < n_layers && rule->weights != NULL; l++)
+        if (!(rule->weights[l] > 0))
+            return CAIRN_E_ARG;
     s.counts = calloc(sets, sizeof *s.counts);
     s.index = malloc(sets * n * sizeof *s.index);
     struct lists l = {malloc(sets * sizeof *l.scores), malloc(sets * sizeof *l.index),
