@@ -104,12 +104,17 @@ static void answers(struct scene *s, const char *option, const char *value, char
     program_free(&p);
 }
 
+/* Requests of a file, and those that wait on standard input, all read at once. */
 START_TEST(a_queue_takes_the_cheapest_plan_that_meets_the_floor)
 {
     struct scene s;
     char reasons[LINES][16];
     int firsts[LINES];
     scene_open(&s);
+    if (_i == 1) {
+        ck_assert_ptr_nonnull(freopen(s.requests, "r", stdin));
+        snprintf(s.requests, sizeof s.requests, "-");
+    }
     answers(&s, "--quality", "0.9", reasons, firsts);
     for (int i = 0; i < LINES; i++) {
         ck_assert_str_eq(reasons[i], i + 1 < LINES ? "queue" : "plan");
@@ -141,7 +146,7 @@ END_TEST
 int main(void)
 {
     const struct run_test tests[] = {
-        RUN_TEST(a_queue_takes_the_cheapest_plan_that_meets_the_floor),
+        RUN_LOOP(a_queue_takes_the_cheapest_plan_that_meets_the_floor, 2),
         RUN_TEST(a_deadline_that_nothing_meets_takes_the_quickest_plan),
     };
     return run_suite("worker_choice", tests, sizeof tests / sizeof *tests);
