@@ -84,10 +84,10 @@ def cost(member, lines):
     ways = ("", ":c6000", ":c512", ":c256", ":c128", ":h1", ":s2", ":s4", ":c256:s2")
     for selector, how in [("reread", how) for how in ways] + [(s, "") for s in SELECTORS[1:]]:
         cells = [found.get(f"{selector}:global:{keep}{how}") for keep in (0.4, 0.25)]
-        one = next((c for c in cells if c and "prefill_s" in c), None)
+        one = next((c for c in cells if c), None)
         if one:
-            rows.append([member, f"`{selector}{how}`", f"{one['score_s']:.2f}", f"{one['score_s'] / one['prefill_s']:.2f}",
-                         *(cell(c) for c in cells)])
+            took = [f"{one['score_s']:.2f}", f"{one['score_s'] / one['prefill_s']:.2f}"] if "prefill_s" in one else ["", ""]
+            rows.append([member, f"`{selector}{how}`", *took, *(cell(c) for c in cells)])
     return rows
 
 
@@ -149,7 +149,7 @@ def per_head(rows):
 def costs(rows):
     if not rows:
         return ""
-    return f"""What scoring costs, in seconds per context and as a share of the producer's prefill (wall clock), and what cheaper ways lose: `cN` reads N
+    return f"""What scoring costs, in seconds per context and as a share of the producer's prefill (wall clock, one thread beside another), and what cheaper ways lose: `cN` reads N
 tokens at a time, `sN` every N-th token, `hN` looks at N query heads of each KV head.
 
 {table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], rows)}
