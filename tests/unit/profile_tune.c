@@ -203,6 +203,21 @@ START_TEST(tuning_makes_a_map_better_on_contexts_held_out_and_the_same_each_time
 }
 END_TEST
 
+/* Steps that are too long overshoot: then a part of the way is better than all of it, and than none. */
+START_TEST(a_part_of_the_way_is_taken_where_it_does_better)
+{
+    struct scene s;
+    float closed[64 * 65], map[64 * 65];
+    scene_open(&s, true);
+    struct crn_tuned tuned = tune(&s, 0, closed, map);
+    ck_assert_double_eq(tuned.part, 1);
+    tuned = tune(&s, 8e-3, closed, map);
+    ck_assert(tuned.better);
+    ck_assert_double_lt(tuned.part, 1);
+    scene_close(&s);
+}
+END_TEST
+
 START_TEST(a_map_that_became_worse_is_not_taken)
 {
     struct scene s;
@@ -244,6 +259,7 @@ int main(void)
         RUN_LOOP(the_derivative_is_that_of_finite_differences, 4),
         RUN_TEST(a_model_loses_nothing_from_its_own_state),
         RUN_TEST(tuning_makes_a_map_better_on_contexts_held_out_and_the_same_each_time),
+        RUN_TEST(a_part_of_the_way_is_taken_where_it_does_better),
         RUN_TEST(a_map_that_became_worse_is_not_taken),
         RUN_TEST(what_cannot_be_tuned_is_refused),
     };

@@ -105,8 +105,8 @@ def explained(path):
 
 def tuning(path):
     """What became of the maps that were tuned, on the contexts held out."""
-    keys = ("map", "last", "contexts", "held_out", "kl_before", "kl_after", "better")
-    return [{key: line[key] for key in keys} for line in read_lines(path) if "kl_before" in line]
+    keys = ("map", "last", "contexts", "held_out", "kl_before", "kl_after", "part", "better")
+    return [{key: line[key] for key in keys if key in line} for line in read_lines(path) if "kl_before" in line]
 
 
 def timed(document, seconds):

@@ -194,8 +194,8 @@ static int tune(struct job *j, const struct crn_profile_variant *v, const struct
     m->stage(m->progress_ctx, "tuning a map", contexts + contexts * CRN_TUNE_EPOCHS * 7 / 8);
     char before[24], after[24];
     int status = crn_tune_map(&t, full, &tuned);
-    snprintf(told, 200, ",\"last\":%u,\"contexts\":%u,\"held_out\":%u,\"kl_before\":%s,\"kl_after\":%s,\"better\":%s", run->last,
-             tuned.contexts, tuned.held_out, number(tuned.kl_before, before), number(tuned.kl_after, after),
+    snprintf(told, 200, ",\"last\":%u,\"contexts\":%u,\"held_out\":%u,\"kl_before\":%s,\"kl_after\":%s,\"part\":%.4g,\"better\":%s", run->last,
+             tuned.contexts, tuned.held_out, number(tuned.kl_before, before), number(tuned.kl_after, after), tuned.part,
              tuned.better ? "true" : "false");
     return status;
 }

@@ -39,6 +39,7 @@ struct crn_tune {
 struct crn_tuned {
     uint32_t contexts, held_out;
     double kl_before, kl_after;
+    double part; /* of the way learnt that is gone: 1, 0.5 or 0.25 */
     int better; /* 0: the closed form was kept */
 };
 
