@@ -149,10 +149,13 @@ def per_head(rows):
 def costs(rows):
     if not rows:
         return ""
-    return f"""What scoring costs, in seconds per context and as a share of the producer's prefill (wall clock, one thread beside another), and what cheaper ways lose: `cN` reads N
-tokens at a time, `sN` every N-th token, `hN` looks at N query heads of each KV head.
+    head = ["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"]
+    if not any(row[2] for row in rows):  # not timed
+        head, rows = head[:2] + head[4:], [row[:2] + row[4:] for row in rows]
+    return f"""What cheaper ways to score lose: `cN` reads N tokens at a time, `sN` every N-th token, `hN` looks at N query heads of each KV head.
+Where it was timed, seconds are those per context, and prefills those of the producer's (wall clock, one thread beside another).
 
-{table(["receiver", "selector", ">seconds", ">prefills", ">40 % kept", ">25 % kept"], rows)}
+{table(head, rows)}
 """
 
 
