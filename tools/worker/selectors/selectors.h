@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tokens read again at a time unless said otherwise: a sixth cheaper on contexts of 3,000 tokens
+/* Tokens read again at a time unless said otherwise: cheaper on contexts of several thousand tokens
  * than all at once, and no worse (docs/quality.md). */
 #define CRN_SELECT_CHUNK 1024u
 
