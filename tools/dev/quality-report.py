@@ -229,7 +229,7 @@ def facts():
     if not documents:
         return ""
     rows = [row for name, document in documents for row in facts_rows(name, document)]
-    head = ["producer → receiver", "how", ">bytes of the reused layers", ">questions", ">exact match", ">holds the fact", "95 %", ">points against own"]
+    head = ["producer → receiver", "how", ">shared bytes, states included", ">questions", ">exact match", ">holds the fact", "95 %", ">points against own"]
     inputs = "".join(f"- {name}: {given['contexts']} contexts, seed {given['seed']}, part {given['part']} of the prose from {given['prose']}, "
                      f"SHA-256 of the questions {given['sha256'][:16]}\n" for name, document in documents for given in document["inputs"])
     return f"""## What the base model answers
