@@ -130,6 +130,15 @@ static pid_t write_long(struct scene *s, size_t n)
     return writer;
 }
 
+/* Nothing more comes, and the writer is done. */
+static void expect_end(struct scene *s, pid_t writer)
+{
+    struct crn_request r;
+    ck_assert_int_eq(crn_request_next(&s->stream, &r), 0);
+    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
+    scene_close(s);
+}
+
 START_TEST(a_long_line_is_taken_whole)
 {
     enum { LONG = 1 << 20 };
@@ -143,9 +152,7 @@ START_TEST(a_long_line_is_taken_whole)
     ck_assert_int_eq(r.context[LONG - 1], 'a' + (LONG - 1) % 26);
     crn_request_free(&r);
     expect(&s, "after");
-    ck_assert_int_eq(crn_request_next(&s.stream, &r), 0);
-    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
-    scene_close(&s);
+    expect_end(&s, writer);
 }
 END_TEST
 
@@ -160,16 +167,13 @@ START_TEST(a_line_that_is_too_long_costs_itself)
     ck_assert_msg(strstr(r.error, "line 1: longer than") != NULL, "%s", r.error);
     crn_request_free(&r);
     expect(&s, "after");
-    ck_assert_int_eq(crn_request_next(&s.stream, &r), 0);
-    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
-    scene_close(&s);
+    expect_end(&s, writer);
 }
 END_TEST
 
 START_TEST(a_descriptor_that_does_not_wait_is_waited_for)
 {
     struct scene s;
-    struct crn_request r;
     scene_open(&s);
     ck_assert_int_eq(fcntl(s.stream.fd, F_SETFL, O_NONBLOCK), 0);
     ck_assert_uint_eq(crn_requests_waiting(&s.stream), 0);
@@ -182,9 +186,7 @@ START_TEST(a_descriptor_that_does_not_wait_is_waited_for)
     }
     hang_up(&s);
     expect(&s, "late");
-    ck_assert_int_eq(crn_request_next(&s.stream, &r), 0);
-    ck_assert_int_eq(waitpid(writer, NULL, 0), writer);
-    scene_close(&s);
+    expect_end(&s, writer);
 }
 END_TEST
 

@@ -91,13 +91,15 @@ def cost(member, lines):
     return rows
 
 
+def measurements(kind):
+    """Of each member that was measured: what was asked, and the lines."""
+    found = {member: load(f"{kind}-{member}") for member in MEMBERS}
+    return {member: data for member, data in found.items() if data is not None}
+
+
 def long_contexts():
     text = ""
-    for member in MEMBERS:
-        measured = load(f"long-{member}")
-        if measured is None:
-            continue
-        given, lines = measured
+    for member, (given, lines) in measurements("long").items():
         text += f"""
 On long contexts (`compare_selectors.py {member} --long`), where re-reading costs most; without a `c` it is 1,024 tokens at a time. With the
 whole cache: {cell(by_spec(lines)["whole"])} on {questions(lines)} questions.
@@ -160,8 +162,7 @@ Where it was timed, seconds are those per context, and prefills those of the pro
 
 
 def selectors():
-    measured = {member: load(f"selectors-{member}") for member in MEMBERS}
-    measured = {member: data for member, data in measured.items() if data is not None}
+    measured = measurements("selectors")
     if not measured:
         return ""
     rows = {part.__name__: [row for member, (_, lines) in measured.items() for row in part(member, lines)]
@@ -199,8 +200,7 @@ def budget_losses(member, given):
 
 
 def budgets():
-    measured = {member: load(f"budgets-{member}") for member in MEMBERS}
-    measured = {member: data for member, data in measured.items() if data is not None}
+    measured = measurements("budgets")
     if not measured:
         return ""
     losses = [budget_losses(member, given) for member, (given, _) in measured.items()]

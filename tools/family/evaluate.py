@@ -107,6 +107,12 @@ def default_model():
     return os.path.join(folder, "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
+def model_of(arguments, member):
+    """A member as `cairn` takes it."""
+    adapter = os.path.join(FAMILY, f"{member}.gguf")
+    return arguments.model if member == "base" else f"{arguments.model},{adapter}"
+
+
 def read_json(path):
     with open(path, encoding="utf-8") as file:
         return json.load(file)
@@ -167,13 +173,9 @@ class Host:
             said = file.read().strip().splitlines()
         return f"{'runs' if self.broker.poll() is None else 'has ended'}: {said[-1] if said else ''}"
 
-    def model(self, member):
-        adapter = os.path.join(FAMILY, f"{member}.gguf")
-        return self.arguments.model if member == "base" else f"{self.arguments.model},{adapter}"
-
     def put_plan(self, producer, receiver):
         subprocess.run([self.program("cairn"), "--socket", self.socket, "plan", "put", plan_path(self.arguments, producer, receiver),
-                        "--producer", self.model(producer), "--receiver", self.model(receiver), "--layers", str(LAYERS)],
+                        "--producer", model_of(self.arguments, producer), "--receiver", model_of(self.arguments, receiver), "--layers", str(LAYERS)],
                        check=True, stdout=subprocess.DEVNULL)
 
     def worker(self, member, requests, options):

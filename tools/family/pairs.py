@@ -129,11 +129,6 @@ def maps_of_profile(arguments):
     return ["--runs", run, "--maps", ";".join(f"file={path}" for path in found)]
 
 
-def model_of(arguments, member):
-    adapter = os.path.join(evaluate.FAMILY, f"{member}.gguf")
-    return arguments.model if member == "base" else f"{arguments.model},{adapter}"
-
-
 def main():
     arguments, passed = parse_arguments()
     stage = STAGES[arguments.stage]
@@ -146,8 +141,8 @@ def main():
     source = write_requests(requests, asked, [{**stage, "questions": questions}], arguments.receiver != "base")
     name = "-".join([arguments.stage, arguments.producer, arguments.receiver] + ([arguments.question] if arguments.question else []))
     out, kept = os.path.join(arguments.work, name), os.path.join(DATA, f"{name}.json")
-    command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", model_of(arguments, arguments.producer),
-               "--receiver", model_of(arguments, arguments.receiver), "--producer-label", arguments.producer,
+    command = [os.path.join(arguments.bin, "cairn"), "profile", "--producer", evaluate.model_of(arguments, arguments.producer),
+               "--receiver", evaluate.model_of(arguments, arguments.receiver), "--producer-label", arguments.producer,
                "--receiver-label", arguments.receiver, "--requests", requests, "--fit", fit,
                "--state-cache", os.path.join(arguments.work, "states"), "--out", out, *passed]
     if arguments.run_of_profile:
