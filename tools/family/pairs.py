@@ -45,6 +45,7 @@ def parse_arguments():
     parser.add_argument("--contexts", type=generate.positive, help="measure on the first N contexts")
     parser.add_argument("--questions", type=generate.positive, help="of each context")
     parser.add_argument("--fit-contexts", type=generate.positive, default=FIT["contexts"], help="contexts to fit maps on, default %(default)s")
+    parser.add_argument("--fit-questions", type=generate.positive, default=FIT["questions"], help="of each, to tune maps on, default %(default)s")
     parser.add_argument("--fit-long", type=int, default=LONG["contexts"], metavar="N", help=f"and N contexts of {LONG['tokens']} tokens")
     parser.add_argument("--plans", metavar="DIR", help="write the plans of the frontier there")
     parser.add_argument("--run-of-profile", metavar="A-B", help="test this run with the maps that the pair's profile made: tuned, and fitted")
@@ -71,7 +72,7 @@ def write_requests(path, member, stages, answers):
 
 
 def stages_of_fit(arguments):
-    short = [{**FIT, "contexts": arguments.fit_contexts}]
+    short = [{**FIT, "contexts": arguments.fit_contexts, "questions": arguments.fit_questions}]
     return short + ([{**LONG, "contexts": arguments.fit_long}] if arguments.fit_long else [])
 
 
@@ -169,7 +170,8 @@ def main():
     if arguments.run_of_profile:
         document["fit_tokens"] = evaluate.read_json(os.path.join(folder, "profile.json"))["fit_tokens"]
     document["input"] = {"seed": stage["seed"], "part": stage["part"], "questions_per_context": questions, "prose": source,
-                         "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"], "fit_long": arguments.fit_long}
+                         "member": asked, "fit_seed": FIT["seed"], "fit_part": FIT["part"], "fit_long": arguments.fit_long,
+                         "fit_questions": arguments.fit_questions}
     os.makedirs(DATA, exist_ok=True)
     with open(kept, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=None, separators=(",", ":"))
