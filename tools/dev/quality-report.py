@@ -117,20 +117,70 @@ def few(documents):
             "stopped.\n\n")
 
 
+GOALS = (("all tokens", 1, 1, False, -1), ("40 %", 0.26, 0.42, False, -1), ("40 %, int8", 0.26, 0.42, True, -1),  # share from, to,
+         ("25 %", 0, 0.26, False, -2), ("25 %, int8", 0, 0.26, True, -2))                                         # int8, points
+
+
+def best_for(goal, document, points):
+    """The best of the points that load as many of the tokens as the goal says, or None."""
+    _, least, most, int8, _ = goal
+    fit = [p for p in points if least <= p["kept"] <= most and document["settings"][p["setting"]]["int8"] == int8]
+    return max(fit, key=lambda p: quality(document, p)) if fit else None
+
+
+def goal_cells(document, points):
+    best = [best_for(goal, document, points) for goal in GOALS]
+    return [difference(document, point) if point else "" for point in best]
+
+
 def goals(documents):
     """For each pair the loss of the plan of 37 % of the layers at most, by how many of the tokens it loads. Its map is the one that the
     profile took (variant 0), not the better one of the test."""
-    rows = []
-    for name, document in documents:
-        cells = []
-        for least, most, int8 in ((1, 1, False), (0.26, 0.42, False), (0.26, 0.42, True), (0, 0.26, False), (0, 0.26, True)):
-            fit = [p for p in document["points"] if p["run"] and p["layers"] <= 0.37 and p["variant"] == 0 and least <= p["kept"] <= most
-                   and document["settings"][p["setting"]]["int8"] == int8]
-            cells.append(difference(document, max(fit, key=lambda p: quality(document, p))) if fit else "")
-        rows.append([name, *cells])
-    head = ["points against own", ">all tokens", ">40 %", ">40 %, int8", ">25 %", ">25 %, int8"]
+    rows = [[name, *goal_cells(document, [p for p in document["points"] if p["run"] and p["layers"] <= 0.37 and p["variant"] == 0])]
+            for name, document in documents]
+    head = ["points against own", *(">" + goal[0] for goal in GOALS)]
     return ("The plan of each pair, at most 37 % of the layers, with the map that its profile took. The goals are -1.0 for the first three columns and -2.0 for the "
             "others:\n\n" + table(head, rows))
+
+
+def by_length(document, longer):
+    """The plan's run, then longer ones: pairs of a document and the points of one run, with the map that its profile took."""
+    found = []
+    for given, most in ((document, 0.37), (longer, 1)):
+        points = [p for p in given["points"] if p["run"] and p["layers"] <= most and p["variant"] == 0]
+        runs = sorted({tuple(p["run"]) for p in points}, key=lambda run: run[1] - run[0])
+        found += [(given, [p for p in points if tuple(p["run"]) == run]) for run in runs]
+    return found
+
+
+def cheapest(goal, runs):
+    """The first run that reaches the goal."""
+    for document, points in runs:
+        best = best_for(goal, document, points)
+        if best and 100 * (quality(document, best) - quality(document, document["own"])) >= goal[4] - 1e-9:
+            return f"{run_name(best)}, {best['layers']:.0%}"
+    return "none tested"
+
+
+def longer_runs(documents):
+    """What the goals cost where the plan misses them: longer runs on the same questions."""
+    rows, reached = [], []
+    for name, document in documents:
+        longer = load("test-{}-{}-longer".format(*name.split(" → ")))
+        if longer is None or longer["requests"] != document["requests"]:
+            continue
+        labelled, runs = name + (" (agreement)" if document["quality"] == "agreement" else ""), by_length(document, longer)
+        for given, points in runs:
+            rows.append([labelled, f"{run_name(points[0])}, {map_word(given, points[0]) if points[0]['run'][0] else 'no map'}", f"{points[0]['layers']:.0%}",
+                         f"{points[0]['nll']:.4f}", *goal_cells(given, points)])
+        reached.append([labelled, *(cheapest(goal, runs) for goal in GOALS)])
+    if not rows:
+        return ""
+    goal_heads = [">" + goal[0] for goal in GOALS]
+    return ("Where that plan misses a goal, longer runs on the same questions, with fitted maps, in points against own:\n\n"
+            + table(["producer → receiver", "run", ">layers", ">nll", *goal_heads], rows)
+            + "\nThe shortest of these that reaches each goal, and its share of the layers:\n\n"
+            + table(["producer → receiver", *goal_heads], reached) + "\n")
 
 
 def evidence(documents):
@@ -173,7 +223,7 @@ questions: as a receiver it is compared with its own greedy answers, token by to
 
 {few(documents)}{table(head, rows)}
 {goals(documents)}
-{evidence(documents)}
+{longer_runs(documents)}{evidence(documents)}
 {sources(documents)}
 """
 
