@@ -128,6 +128,10 @@ def best_for(goal, document, points):
     return max(fit, key=lambda p: quality(document, p)) if fit else None
 
 
+def labelled(name, document):
+    return name + (" (agreement)" if document["quality"] == "agreement" else "")
+
+
 def goal_cells(document, points):
     best = [best_for(goal, document, points) for goal in GOALS]
     return [difference(document, point) if point else "" for point in best]
@@ -136,11 +140,12 @@ def goal_cells(document, points):
 def goals(documents):
     """For each pair the loss of the plan of 37 % of the layers at most, by how many of the tokens it loads. Its map is the one that the
     profile took (variant 0), not the better one of the test."""
-    rows = [[name, *goal_cells(document, [p for p in document["points"] if p["run"] and p["layers"] <= 0.37 and p["variant"] == 0])]
+    rows = [[labelled(name, document), *goal_cells(document, [p for p in document["points"] if p["run"] and p["layers"] <= 0.37 and p["variant"] == 0])]
             for name, document in documents]
     head = ["points against own", *(">" + goal[0] for goal in GOALS)]
     return ("The plan of each pair, at most 37 % of the layers, with the map that its profile took. The goals are -1.0 for the first three columns and -2.0 for the "
-            "others:\n\n" + table(head, rows))
+            "others. With the base model as the receiver this is agreement with its own answers; what facts its answers hold comes below:\n\n"
+            + table(head, rows))
 
 
 def by_length(document, longer):
@@ -169,11 +174,11 @@ def longer_runs(documents):
         longer = load("test-{}-{}-longer".format(*name.split(" → ")))
         if longer is None or longer["requests"] != document["requests"]:
             continue
-        labelled, runs = name + (" (agreement)" if document["quality"] == "agreement" else ""), by_length(document, longer)
+        runs = by_length(document, longer)
         for given, points in runs:
-            rows.append([labelled, f"{run_name(points[0])}, {map_word(given, points[0]) if points[0]['run'][0] else 'no map'}", f"{points[0]['layers']:.0%}",
+            rows.append([labelled(name, document), f"{run_name(points[0])}, {map_word(given, points[0]) if points[0]['run'][0] else 'no map'}", f"{points[0]['layers']:.0%}",
                          f"{points[0]['nll']:.4f}", *goal_cells(given, points)])
-        reached.append([labelled, *(cheapest(goal, runs) for goal in GOALS)])
+        reached.append([labelled(name, document), *(cheapest(goal, runs) for goal in GOALS)])
     if not rows:
         return ""
     goal_heads = [">" + goal[0] for goal in GOALS]
