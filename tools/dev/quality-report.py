@@ -137,22 +137,25 @@ def goal_cells(document, points):
     return [difference(document, point) if point else "" for point in best]
 
 
+def of_profile(document, most):
+    """Points of runs of at most this share of the layers, with the map that the pair's profile took (variant 0)."""
+    return [p for p in document["points"] if p["run"] and p["layers"] <= most and p["variant"] == 0]
+
+
 def goals(documents):
-    """For each pair the loss of the plan of 37 % of the layers at most, by how many of the tokens it loads. Its map is the one that the
-    profile took (variant 0), not the better one of the test."""
-    rows = [[labelled(name, document), *goal_cells(document, [p for p in document["points"] if p["run"] and p["layers"] <= 0.37 and p["variant"] == 0])]
-            for name, document in documents]
+    """For each pair the loss of the plan of 37 % of the layers at most, by how many of the tokens it loads."""
+    rows = [[labelled(name, document), *goal_cells(document, of_profile(document, 0.37))] for name, document in documents]
     head = ["points against own", *(">" + goal[0] for goal in GOALS)]
-    return ("The plan of each pair, at most 37 % of the layers, with the map that its profile took. The goals are -1.0 for the first three columns and -2.0 for the "
-            "others. With the base model as the receiver this is agreement with its own answers; what facts its answers hold comes below:\n\n"
+    return ("The plan of each pair, at most 37 % of the layers, with the map that its profile took. The goals are -1.0 for the first three "
+            "columns and -2.0 for the others. With the base model as the receiver this is agreement with its own answers; what facts its answers hold comes below:\n\n"
             + table(head, rows))
 
 
 def by_length(document, longer):
-    """The plan's run, then longer ones: pairs of a document and the points of one run, with the map that its profile took."""
+    """The plan's run, then longer ones: pairs of a document and the points of one run."""
     found = []
     for given, most in ((document, 0.37), (longer, 1)):
-        points = [p for p in given["points"] if p["run"] and p["layers"] <= most and p["variant"] == 0]
+        points = of_profile(given, most)
         runs = sorted({tuple(p["run"]) for p in points}, key=lambda run: run[1] - run[0])
         found += [(given, [p for p in points if tuple(p["run"]) == run]) for run in runs]
     return found
@@ -176,8 +179,10 @@ def longer_runs(documents):
             continue
         runs = by_length(document, longer)
         for given, points in runs:
-            rows.append([labelled(name, document), f"{run_name(points[0])}, {map_word(given, points[0]) if points[0]['run'][0] else 'no map'}", f"{points[0]['layers']:.0%}",
-                         f"{points[0]['nll']:.4f}", *goal_cells(given, points)])
+            whole = next(p for p in points if p["setting"] == 0)
+            word = map_word(given, whole) if whole["run"][0] else "no map"
+            rows.append([labelled(name, document), f"{run_name(whole)}, {word}", f"{whole['layers']:.0%}", f"{whole['nll']:.4f}",
+                         *goal_cells(given, points)])
         reached.append([labelled(name, document), *(cheapest(goal, runs) for goal in GOALS)])
     if not rows:
         return ""
