@@ -8,12 +8,15 @@ import json
 import os
 import re
 import sys
+from collections import namedtuple
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 DATA = os.path.join(ROOT, "docs", "data", "quality")
 PAGE = os.path.join(ROOT, "docs", "quality.md")
 MEMBERS = ("base", "finder", "clerk")
 ENOUGH = 240  # questions of a test
+SHORT = 0.37  # of the layers: what a plan may recompute
+Goal = namedtuple("Goal", "name least most int8 points")
 
 
 def load(name):
@@ -80,19 +83,32 @@ def interval(point):
     return f"{point['low95']:.3f} to {point['high95']:.3f}"
 
 
+def points_against_own(document, point):
+    return 100 * (quality(document, point) - quality(document, document["own"]))
+
+
 def difference(document, point):
-    return f"{100 * (quality(document, point) - quality(document, document['own'])):+.1f}"
+    return f"{points_against_own(document, point):+.1f}"
+
+
+def by_agreement(document):
+    """What to add where quality is not exact match."""
+    return " (agreement)" if document["quality"] == "agreement" else ""
+
+
+def of_profile(document, most=1):
+    """Points of runs of at most this share of the layers, with the map that the pair's profile took (variant 0)."""
+    return [p for p in document["points"] if p["run"] and p["layers"] <= most and p["variant"] == 0]
 
 
 def test_rows(name, document):
     own = document["own"]
-    by = " (agreement)" if document["quality"] == "agreement" else ""
     rows = [[name, "own prefill", "100 %", str(own["questions"]), f"{quality(document, own):.3f}", interval(own), "", f"{own['nll']:.4f}", "", "100 %"]]
     for point in document["points"]:
         how = f"{run_name(point)}, {map_word(document, point)}, {setting_name(document, point)}" if point["run"] else run_name(point)
         rows.append([name, how,
                      f"{point['layers']:.0%}", str(point["questions"]), f"{quality(document, point):.3f}", interval(point),
-                     difference(document, point) + by, f"{point['nll']:.4f}",
+                     difference(document, point) + by_agreement(document), f"{point['nll']:.4f}",
                      f"{point['kv_bytes']:.0%}", f"{point['time']:.0%}"])
     return rows
 
@@ -117,19 +133,20 @@ def few(documents):
             "stopped.\n\n")
 
 
-GOALS = (("all tokens", 1, 1, False, -1), ("40 %", 0.26, 0.42, False, -1), ("40 %, int8", 0.26, 0.42, True, -1),  # share from, to,
-         ("25 %", 0, 0.26, False, -2), ("25 %, int8", 0, 0.26, True, -2))                                         # int8, points
+GOALS = (  # what to call it; share of the tokens loaded, from and to; as int8; points against own
+    Goal("all tokens", 1, 1, False, -1),
+    Goal("40 %", 0.26, 0.42, False, -1),
+    Goal("40 %, int8", 0.26, 0.42, True, -1),
+    Goal("25 %", 0, 0.26, False, -2),
+    Goal("25 %, int8", 0, 0.26, True, -2),
+)
+GOAL_HEADS = [">" + goal.name for goal in GOALS]
 
 
 def best_for(goal, document, points):
     """The best of the points that load as many of the tokens as the goal says, or None."""
-    _, least, most, int8, _ = goal
-    fit = [p for p in points if least <= p["kept"] <= most and document["settings"][p["setting"]]["int8"] == int8]
+    fit = [p for p in points if goal.least <= p["kept"] <= goal.most and document["settings"][p["setting"]]["int8"] == goal.int8]
     return max(fit, key=lambda p: quality(document, p)) if fit else None
-
-
-def labelled(name, document):
-    return name + (" (agreement)" if document["quality"] == "agreement" else "")
 
 
 def goal_cells(document, points):
@@ -137,24 +154,18 @@ def goal_cells(document, points):
     return [difference(document, point) if point else "" for point in best]
 
 
-def of_profile(document, most):
-    """Points of runs of at most this share of the layers, with the map that the pair's profile took (variant 0)."""
-    return [p for p in document["points"] if p["run"] and p["layers"] <= most and p["variant"] == 0]
-
-
 def goals(documents):
     """For each pair the loss of the plan of 37 % of the layers at most, by how many of the tokens it loads."""
-    rows = [[labelled(name, document), *goal_cells(document, of_profile(document, 0.37))] for name, document in documents]
-    head = ["points against own", *(">" + goal[0] for goal in GOALS)]
+    rows = [[name + by_agreement(document), *goal_cells(document, of_profile(document, SHORT))] for name, document in documents]
     return ("The plan of each pair, at most 37 % of the layers, with the map that its profile took. The goals are -1.0 for the first three "
-            "columns and -2.0 for the others. With the base model as the receiver this is agreement with its own answers; what facts its answers hold comes below:\n\n"
-            + table(head, rows))
+            "columns and -2.0 for the others. With the base model as the receiver this is agreement with its own answers; what facts its "
+            "answers hold comes below:\n\n" + table(["points against own", *GOAL_HEADS], rows))
 
 
 def by_length(document, longer):
     """The plan's run, then longer ones: pairs of a document and the points of one run."""
     found = []
-    for given, most in ((document, 0.37), (longer, 1)):
+    for given, most in ((document, SHORT), (longer, 1)):
         points = of_profile(given, most)
         runs = sorted({tuple(p["run"]) for p in points}, key=lambda run: run[1] - run[0])
         found += [(given, [p for p in points if tuple(p["run"]) == run]) for run in runs]
@@ -165,7 +176,7 @@ def cheapest(goal, runs):
     """The first run that reaches the goal."""
     for document, points in runs:
         best = best_for(goal, document, points)
-        if best and 100 * (quality(document, best) - quality(document, document["own"])) >= goal[4] - 1e-9:
+        if best and points_against_own(document, best) >= goal.points - 1e-9:
             return f"{run_name(best)}, {best['layers']:.0%}"
     return "none tested"
 
@@ -177,20 +188,18 @@ def longer_runs(documents):
         longer = load("test-{}-{}-longer".format(*name.split(" → ")))
         if longer is None or longer["requests"] != document["requests"]:
             continue
-        runs = by_length(document, longer)
+        pair, runs = name + by_agreement(document), by_length(document, longer)
         for given, points in runs:
             whole = next(p for p in points if p["setting"] == 0)
             word = map_word(given, whole) if whole["run"][0] else "no map"
-            rows.append([labelled(name, document), f"{run_name(whole)}, {word}", f"{whole['layers']:.0%}", f"{whole['nll']:.4f}",
-                         *goal_cells(given, points)])
-        reached.append([labelled(name, document), *(cheapest(goal, runs) for goal in GOALS)])
+            rows.append([pair, f"{run_name(whole)}, {word}", f"{whole['layers']:.0%}", f"{whole['nll']:.4f}", *goal_cells(given, points)])
+        reached.append([pair, *(cheapest(goal, runs) for goal in GOALS)])
     if not rows:
         return ""
-    goal_heads = [">" + goal[0] for goal in GOALS]
     return ("Where that plan misses a goal, longer runs on the same questions, with fitted maps, in points against own:\n\n"
-            + table(["producer → receiver", "run", ">layers", ">nll", *goal_heads], rows)
+            + table(["producer → receiver", "run", ">layers", ">nll", *GOAL_HEADS], rows)
             + "\nThe shortest of these that reaches each goal, and its share of the layers:\n\n"
-            + table(["producer → receiver", *goal_heads], reached) + "\n")
+            + table(["producer → receiver", *GOAL_HEADS], reached) + "\n")
 
 
 def evidence(documents):
@@ -201,12 +210,12 @@ def evidence(documents):
         run = next((p["run"] for p in document["points"] if p["run"]), None)
         if profile is None or run is None:
             continue
-        short = [p for p in profile["points"] if p["run"] and p["layers"] <= 0.37 and p["setting"] == 0 and not p.get("tuned")]
+        short = [p for p in profile["points"] if p["run"] and p["layers"] <= SHORT and p["setting"] == 0 and not p.get("tuned")]
         own = next((p for p in short if p["run"] == run), None)
         if own is None:
             continue
         rank = sorted(short, key=lambda p: (-quality(profile, p), p["nll"]))
-        longer = [p for p in profile["points"] if p["run"] and p["layers"] > 0.37 and p["setting"] == 0]
+        longer = [p for p in profile["points"] if p["run"] and p["layers"] > SHORT and p["setting"] == 0]
         best = max(longer, key=lambda p: (quality(profile, p), -p["nll"])) if longer else None
         others = ", ".join(f"{run_name(p)} {quality(profile, p):.3f} ({p['nll']:.4f})" for p in rank[:4] if p["run"] != run)
         rows.append([name, run_name(own), str(len(short)), str(own["questions"]), f"{quality(profile, own):.3f} ({own['nll']:.4f})",
@@ -241,7 +250,7 @@ questions: as a receiver it is compared with its own greedy answers, token by to
 def corner_rows(name, document):
     """Own prefill or partial reuse, whole or cut; and everything reused."""
     rows = []
-    plan = [p for p in document["points"] if p["run"] and p["variant"] == 0]
+    plan = of_profile(document)
     for setting, corner in enumerate(document["corners"]):
         kept = document["settings"][setting]
         how = "whole" if kept["keep"] >= 1 and not kept["int8"] else f"{kept['keep']:.0%} of the tokens" + (", int8" if kept["int8"] else "")
